@@ -1,0 +1,187 @@
+"""Every check of a tensor, and the one form in which the rest of the package sees it.
+
+A batch becomes :class:`Voxels`: the network's output, its reference as a label map or as one value per class, and which
+voxels count. Nothing here copies a label map into one-hot form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PROBABILITY_SLACK = 1e-3  # half precision rounds a probability of 1 upwards
+
+
+class ShapeMismatchError(AssertionError, ValueError):
+    """Prediction and reference do not fit together.
+
+    MONAI raises AssertionError for this in DiceLoss and ValueError in DiceCELoss; code that catches either one still works.
+    """
+
+
+class Voxels(NamedTuple):
+    """One batch, spatial axes flattened into N voxels.
+
+    Attributes:
+        input: logits or probabilities, (B, C, N), float32 or float64.
+        target: label map (B, N), int64, or one value per class (B, C, N) in the input's type.
+        valid: (B, N), True where the voxel counts; None if every voxel does.
+    """
+
+    input: Tensor
+    target: Tensor
+    valid: Tensor | None
+
+    @property
+    def is_label_map(self) -> bool:
+        """Whether the target holds labels rather than one value per class."""
+        return self.target.ndim == 2
+
+
+def choose_activation(
+    sigmoid: bool, softmax: bool, other_act: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor] | None:
+    """Turn MONAI's three flags into one function, None for an input that holds probabilities already.
+
+    Raises:
+        TypeError: ``other_act`` is not callable.
+        ValueError: more than one of the three is set.
+    """
+    if other_act is not None and not callable(other_act):
+        raise TypeError(f"other_act must be None or callable, but is {type(other_act).__name__}.")
+    if int(sigmoid) + int(softmax) + int(other_act is not None) > 1:
+        raise ValueError(
+            "Incompatible values: more than 1 of [sigmoid=True, softmax=True, other_act is not None]; keep one of them."
+        )
+    if sigmoid:
+        return torch.sigmoid
+    if softmax:
+        return partial(torch.softmax, dim=1)
+    return other_act
+
+
+def plain_tensor(x: Tensor) -> Tensor:
+    """A MetaTensor without its meta data; any other tensor as it is."""
+    return x if type(x) is Tensor else x.as_subclass(Tensor)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Sums in float16 overflow at 65504 voxels and bfloat16 cannot count, so both are widened."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def flatten_voxels(input: Tensor, target: Tensor, *, label_map: bool, ignore_index: int | None) -> Voxels:
+    """Bring a batch into the one form that the core reads; removed voxels hold zeros on both sides.
+
+    Args:
+        input: (B, C, spatial...).
+        target: (B, 1, spatial...) labels if ``label_map``, otherwise (B, C, spatial...).
+        label_map: how to read the target.
+        ignore_index: label of the voxels to remove. With one value per class it names the class whose voxels are removed, or,
+            outside 0..C-1, the voxels that belong to no class (MONAI's reading).
+    """
+    check_shapes(input, target, label_map=label_map)
+    x = at_least_float32(plain_tensor(input)).flatten(2)
+    y = plain_tensor(target).flatten(2)
+    valid = None if ignore_index is None else _valid_voxels(y, ignore_index)
+    y = y[:, 0] if label_map else y.to(x.dtype)
+    if valid is not None:
+        x = torch.where(valid.unsqueeze(1), x, 0)
+        y = torch.where(valid if label_map else valid.unsqueeze(1), y, 0)
+    return Voxels(x, y, valid)
+
+
+def _valid_voxels(target: Tensor, ignore_index: int) -> Tensor:
+    num_channels = target.shape[1]
+    if num_channels == 1:
+        return target[:, 0] != ignore_index
+    if 0 <= ignore_index < num_channels:
+        return target[:, ignore_index] != 1
+    return (target != 0).any(dim=1) & (target != ignore_index).all(dim=1)
+
+
+def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:
+    """Prediction and reference must describe the same voxels.
+
+    Raises:
+        ShapeMismatchError: they do not; the message holds both shapes and the cure.
+    """
+    if input.ndim < 3:
+        raise ShapeMismatchError(
+            f"input must have the shape (B, C, spatial...), but has {tuple(input.shape)}; add the missing axes."
+        )
+    if input.shape[1] < 1:
+        raise ShapeMismatchError(f"input must have at least one channel, but has the shape {tuple(input.shape)}.")
+    expected = (input.shape[0], 1 if label_map else input.shape[1], *input.shape[2:])
+    if tuple(target.shape) == expected:
+        return
+    what = "target, read as a label map," if label_map else "target, one channel per class,"
+    raise ShapeMismatchError(
+        f"{what} must have the shape {expected} to match the input {tuple(input.shape)}, but has {tuple(target.shape)}; "
+        + _shape_cure(input, target, label_map)
+    )
+
+
+def _shape_cure(input: Tensor, target: Tensor, label_map: bool) -> str:
+    if target.ndim == input.ndim - 1:
+        return "add the channel axis: target.unsqueeze(1)."
+    if not label_map and target.ndim == input.ndim and target.shape[1] == 1:
+        return "a label map needs to_onehot_y=True."
+    if label_map and tuple(target.shape) == tuple(input.shape):
+        return "a target with one channel per class needs to_onehot_y=False."
+    return "crop or resample one of the two."
+
+
+def check_labels(labels: Tensor, num_classes: int, name: str = "target") -> None:
+    """Labels must be whole numbers in 0..num_classes-1 (removed voxels hold 0 by now).
+
+    Raises:
+        ValueError: the offending label is named.
+    """
+    if labels.numel() == 0:
+        return
+    if labels.is_floating_point() and bool((labels != labels.round()).any()):
+        worst = labels[labels != labels.round()][0].item()
+        raise ValueError(
+            f"{name} must hold whole-number labels, but holds {worst:g}; "
+            "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
+        )
+    low, high = labels.aminmax()
+    for label in (low.item(), high.item()):
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"{name} holds the label {label:g}, but {num_classes} classes allow 0 to {num_classes - 1}; "
+                f"correct the labels, or leave these voxels out with ignore_index={label:g}."
+            )
+
+
+def check_fractions(values: Tensor, name: str, cure: str) -> None:
+    """Values must lie in [0, 1].
+
+    Raises:
+        ValueError: the smallest or the largest value is named, with the cure.
+    """
+    if values.numel() == 0:
+        return
+    low, high = values.detach().aminmax()
+    for value in (low.item(), high.item()):
+        if not -PROBABILITY_SLACK <= value <= 1 + PROBABILITY_SLACK:
+            raise ValueError(f"{name} must lie in [0, 1], but holds {value:g}; {cure}")
+
+
+def check_hard(target: Tensor) -> None:
+    """Lovász losses are defined for hard references alone.
+
+    Raises:
+        ValueError: some value is neither 0 nor 1.
+    """
+    soft = (target != 0) & (target != 1)
+    if bool(soft.any()):
+        raise ValueError(
+            f"target must hold 0 and 1 alone for a Lovász loss, but holds {target[soft][0].item():g}; "
+            "for soft labels use SoftJaccardLoss(soft_label=True)."
+        )

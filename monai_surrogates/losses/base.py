@@ -1,0 +1,305 @@
+"""The one shell of all losses: flags to one form, the loss per image and class, then class choice, weights and reduction."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+from monai_surrogates.core import inputs
+from monai_surrogates.core.inputs import Voxels
+
+Weight = Sequence[float] | float | Tensor | None
+Classes = Literal["all", "present"] | Sequence[int]
+
+# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and the weights of our compound losses. A config that
+# changes nothing but the target may hold any of them; one that means nothing for a loss is named in a warning.
+FOREIGN_ARGUMENTS = frozenset(
+    {
+        "include_background",
+        "other_act",
+        "squared_pred",
+        "jaccard",
+        "smooth_nr",
+        "smooth_dr",
+        "batch",
+        "soft_label",
+        "alpha",
+        "beta",
+        "label_smoothing",
+        "lambda_dice",
+        "lambda_ce",
+        "lambda_surrogate",
+        "classes",
+    }
+)
+
+
+class CommonArguments(TypedDict, total=False):
+    """Arguments that mean the same for every loss, MONAI's names with MONAI's meaning.
+
+    Attributes:
+        to_onehot_y: the target is a label map (B, 1, spatial...); otherwise it holds one channel per class.
+        sigmoid: apply a sigmoid: every channel is a structure of its own.
+        softmax: apply a softmax over the channels: every voxel belongs to one class.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        ignore_index: voxels with this label are removed: the result is that of the volume without them.
+        check_labels: check the values of labels and probabilities at every call, on a GPU too.
+    """
+
+    to_onehot_y: bool
+    sigmoid: bool
+    softmax: bool
+    reduction: str
+    ignore_index: int | None
+    check_labels: bool
+
+
+class SharedArguments(CommonArguments, total=False):
+    """Arguments that every loss takes.
+
+    Attributes:
+        weight: one value, C values, or C − 1 when the background is excluded (C values then drop entry 0).
+        class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
+    """
+
+    weight: Weight
+    class_counts: Sequence[int] | Tensor | None
+
+
+class PerClassArguments(SharedArguments, total=False):
+    """Arguments of the losses that are a score per image and class.
+
+    Attributes:
+        include_background: False leaves channel 0 out of the mean.
+        other_act: another activation than sigmoid and softmax.
+        batch: one score over the whole batch instead of one per item.
+        classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
+            list of class ids.
+    """
+
+    include_background: bool
+    other_act: Callable[[Tensor], Tensor] | None
+    batch: bool
+    classes: Classes
+
+
+class SurrogateLoss(_Loss):
+    """What every loss shares: argument checks, MONAI's flags, and the batch in one form."""
+
+    activation: Callable[[Tensor], Tensor] | None
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        to_onehot_y: bool = False,
+        sigmoid: bool = False,
+        softmax: bool = False,
+        reduction: str = "mean",
+        weight: Weight = None,
+        ignore_index: int | None = None,
+        class_counts: Sequence[int] | Tensor | None = None,
+        check_labels: bool = False,
+        **foreign: Any,
+    ) -> None:
+        self._warn_of(foreign)
+        reduction = getattr(reduction, "value", reduction)  # MONAI's LossReduction
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
+        super().__init__(reduction=reduction)
+        self.activation = inputs.choose_activation(sigmoid, softmax)
+        self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
+        self.ignore_index = ignore_index
+        self.check_labels = check_labels
+        self._called = False
+        self.register_buffer("class_weight", _check_weight(weight))
+
+    def _warn_of(self, foreign: dict[str, Any]) -> None:
+        for name in foreign:
+            if name not in FOREIGN_ARGUMENTS:
+                near = difflib.get_close_matches(name, {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "."
+                raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {name!r}{hint}")
+        if foreign:
+            names = ", ".join(sorted(foreign))
+            warnings.warn(f"{type(self).__name__} has no use for {names}: not used.", stacklevel=4)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: logits or probabilities, (B, C, spatial...).
+            target: labels (B, 1, spatial...) with ``to_onehot_y=True``, otherwise (B, C, spatial...).
+
+        Returns:
+            A scalar, or the unreduced losses with ``reduction="none"``.
+
+        Raises:
+            ShapeMismatchError: input and target do not fit together (an AssertionError and a ValueError).
+            ValueError: labels out of range, or logits where probabilities are expected.
+        """
+        checking = self._checks_now(input)
+        if checking and input.ndim > 1 and input.shape[1] == 1:
+            self._warn_of_single_channel()
+        voxels = inputs.flatten_voxels(
+            input, target, label_map=self._reads_labels(input, target), ignore_index=self.ignore_index
+        )
+        if checking:
+            self._check_values(voxels)
+        if voxels.is_label_map:
+            voxels = voxels._replace(target=voxels.target.long())
+        self._follow(voxels.input.device)
+        return self._loss(voxels, tuple(input.shape[2:]))
+
+    @abstractmethod
+    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
+        """The reduced loss of a checked batch."""
+
+    def _checks_now(self, input: Tensor) -> bool:
+        # Reading a value waits for a GPU, so there it happens at the first call alone; never while compiling or capturing.
+        if torch.compiler.is_compiling() or (input.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return False
+        first, self._called = not self._called, True
+        return first or self.check_labels or input.device.type == "cpu"
+
+    def _warn_of_single_channel(self) -> None:
+        for flag in ("softmax", "to_onehot_y"):
+            if getattr(self, flag):
+                warnings.warn(f"single channel prediction, `{flag}=True` ignored.", stacklevel=3)
+
+    def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
+        return self.to_onehot_y and input.ndim > 1 and input.shape[1] > 1
+
+    def _check_values(self, voxels: Voxels) -> None:
+        if voxels.is_label_map:
+            inputs.check_labels(voxels.target, voxels.input.shape[1])
+        else:
+            inputs.check_fractions(
+                voxels.target, "target", "a label map needs to_onehot_y=True and one channel per class."
+            )
+
+    def _follow(self, device: torch.device) -> None:
+        # MONAI's bundles do not move their loss, so the buffer goes where the input is.
+        if self.class_weight is not None and self.class_weight.device != device:
+            self.class_weight = self.class_weight.to(device)
+
+
+class PerClassLoss(SurrogateLoss):
+    """A loss per image and class, then the choice of classes, the weights, and the reduction."""
+
+    default_classes: ClassVar[Literal["all", "present"]] = "all"
+
+    def __init__(
+        self,
+        *,
+        include_background: bool = True,
+        other_act: Callable[[Tensor], Tensor] | None = None,
+        batch: bool = False,
+        classes: Classes | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.activation = inputs.choose_activation(self.sigmoid, self.softmax, other_act)
+        self.include_background = include_background
+        self.batch = batch
+        self.classes = _check_classes(self.default_classes if classes is None else classes, include_background)
+
+    @abstractmethod
+    def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
+        """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
+
+    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
+        loss, reference = self._per_class(voxels._replace(input=self._probabilities(voxels.input)))
+        if voxels.valid is not None:
+            seen = voxels.valid.any(-1, keepdim=True)
+            loss = torch.where(seen.any(0, keepdim=True) if self.batch else seen, loss, 0)
+        chosen = self._chosen(loss.shape[1])
+        if chosen is not None:
+            loss, reference = loss[:, chosen], reference[:, chosen]
+        if self.classes == "present":
+            loss = torch.where(reference > 0, loss, 0)
+        return self._reduce(self._weigh(loss, voxels.input.shape[1]), reference, len(spatial))
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        if self.activation is None or (self.softmax and x.shape[1] == 1):
+            return x
+        return inputs.at_least_float32(self.activation(x))
+
+    def _chosen(self, num_channels: int) -> slice | list[int] | None:
+        if isinstance(self.classes, list):
+            if max(self.classes) >= num_channels:
+                raise ValueError(f"classes must lie in 0 to {num_channels - 1}, but are {self.classes}.")
+            return self.classes
+        return slice(1, None) if not self.include_background and num_channels > 1 else None
+
+    def _weigh(self, loss: Tensor, num_channels: int) -> Tensor:
+        # As in MONAI, weights balance classes against each other and do not touch a single one.
+        if self.class_weight is None or loss.shape[1] == 1:
+            return loss
+        return loss * _fit_weight(self.class_weight, num_channels, self._chosen(num_channels)).to(loss.dtype)
+
+    def _reduce(self, loss: Tensor, reference: Tensor, num_spatial: int) -> Tensor:
+        if self.reduction == "none":
+            # MONAI's shapes: (B, K, 1...) per item, (K, 1...) over the batch.
+            return loss.reshape(*(loss.shape[1:] if self.batch else loss.shape), *[1] * num_spatial)
+        if self.reduction == "sum":
+            return loss.sum()
+        if self.classes == "present":
+            return (loss.sum(1) / (reference > 0).sum(1).clamp_min(1)).mean()
+        return loss.mean()
+
+    def _warn_of_single_channel(self) -> None:
+        super()._warn_of_single_channel()
+        if not self.include_background:
+            warnings.warn("single channel prediction, `include_background=False` ignored.", stacklevel=3)
+
+    def _check_values(self, voxels: Voxels) -> None:
+        super()._check_values(voxels)
+        if self.activation is None or (self.softmax and voxels.input.shape[1] == 1):
+            cure = "softmax=True" if voxels.input.shape[1] > 1 else "sigmoid=True"
+            inputs.check_fractions(voxels.input, "input without an activation", f"for logits set {cure}.")
+
+
+def _check_weight(weight: Weight) -> Tensor | None:
+    if weight is None:
+        return None
+    if isinstance(weight, str):
+        raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
+    values = torch.as_tensor(weight, dtype=torch.float32).detach().clone()
+    if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
+        raise ValueError(f"weight must be one value or one per class, none below 0, but is {values.tolist()}.")
+    return values
+
+
+def _check_classes(classes: Classes, include_background: bool) -> Literal["all", "present"] | list[int]:
+    if isinstance(classes, str):
+        if classes not in ("all", "present"):
+            raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
+        return classes
+    ids = [int(c) for c in classes]
+    if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+        raise ValueError(f"classes must be different ids from 0 on, but are {ids}.")
+    if 0 in ids and not include_background:
+        raise ValueError("classes holds 0, but include_background=False excludes it; drop one of the two.")
+    return ids
+
+
+def _fit_weight(weight: Tensor, num_channels: int, chosen: slice | list[int] | None) -> Tensor:
+    """The weights of the chosen classes, from one value, C values, or one per foreground class."""
+    if weight.ndim == 0:
+        return weight
+    if len(weight) == num_channels:
+        return weight if chosen is None else weight[chosen]
+    if len(weight) == num_channels - 1 and isinstance(chosen, slice):
+        return weight
+    raise ValueError(
+        f"weight must have {num_channels} values, one per class ({num_channels - 1} with include_background=False), "
+        f"but has {len(weight)}."
+    )

@@ -1,0 +1,171 @@
+"""Cross-entropy, plain and weighted by class, on logits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Tensor
+
+from monai_surrogates.core import class_weights
+from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from monai_surrogates.losses.base import SharedArguments
+
+
+class CrossEntropyArguments(CommonArguments, total=False):
+    """What :class:`WeightedCELoss` hands on to :class:`PlainCELoss`; the attributes are described there."""
+
+    include_background: bool
+    label_smoothing: float
+    soft_label: bool
+
+
+class PlainCELoss(SurrogateLoss):
+    """Cross-entropy on logits, −log p_y per voxel, normalised as torch does: by the summed weights of the batch's voxels.
+
+    Softmax cross-entropy over the channels; with ``sigmoid=True``, or for a single channel, binary cross-entropy of each
+    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``.
+
+    Args:
+        include_background: cross-entropy needs all classes, so False changes nothing and warns (as in MONAI's DiceCELoss).
+        label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C; for softmax.
+        soft_label: the target may hold fractions; they are used either way.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight`` with
+            C − 1 values gives the background the weight 1. For binary cross-entropy it is the weight of positive voxels.
+
+    Returns:
+        The module's call gives a scalar, or with ``reduction="none"`` a map, (B, spatial...), for binary cross-entropy
+        (B, C, spatial...).
+
+    Raises:
+        TypeError: an argument that no loss knows.
+        ValueError: arguments that exclude each other, or values out of their range.
+
+    Examples:
+        >>> import torch
+        >>> PlainCELoss(to_onehot_y=True)(torch.zeros(1, 4, 2, 2), torch.ones(1, 1, 2, 2))  # ln 4
+        tensor(1.3863)
+    """
+
+    def __init__(
+        self,
+        *,
+        include_background: bool = True,
+        label_smoothing: float = 0.0,
+        soft_label: bool = False,
+        **shared: Unpack[SharedArguments],
+    ) -> None:
+        super().__init__(**shared)
+        if not include_background:
+            warnings.warn("include_background=False does not touch cross-entropy: not used.", stacklevel=3)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
+        self.label_smoothing = float(label_smoothing)
+
+    def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
+        if input.ndim < 2 or input.shape[1] == 1:
+            return False
+        return self.to_onehot_y or (target.ndim == input.ndim and target.shape[1] == 1)
+
+    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
+        num_channels = voxels.input.shape[1]
+        if self.sigmoid or num_channels == 1:
+            loss, share = _binary_cross_entropy(voxels, self._weights(num_channels, voxels.input.dtype))
+        else:
+            loss, share = self._softmax_cross_entropy(voxels)
+        if self.reduction == "none":
+            return loss.reshape(*loss.shape[:-1], *spatial)
+        if self.reduction == "sum":
+            return loss.sum()
+        total = share.sum()
+        return loss.sum() / torch.where(total > 0, total, 1)  # nothing left to score: 0, with a zero gradient
+
+    def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        x, y, valid = voxels
+        weight = self._weights(x.shape[1], x.dtype)
+        loss = F.cross_entropy(x, y, weight, reduction="none", label_smoothing=self.label_smoothing)
+        share = torch.ones_like(loss) if weight is None or not voxels.is_label_map else weight[y]
+        return (loss, share) if valid is None else (torch.where(valid, loss, 0), share * valid)
+
+    def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
+        weight = self.class_weight
+        if weight is None:
+            return None
+        if weight.ndim == 0:
+            return weight.to(dtype).expand(num_channels)
+        if len(weight) == num_channels - 1:
+            weight = torch.cat([weight.new_ones(1), weight])
+        if len(weight) != num_channels:
+            raise ValueError(f"weight must have {num_channels} values, one per class, but has {len(weight)}.")
+        return weight.to(dtype)
+
+
+class WeightedCELoss(PlainCELoss):
+    """Cross-entropy weighted by class; without ``weight``, by the inverse frequency of ``class_counts``.
+
+    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`.
+
+    Args:
+        weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed
+            from ``class_counts``.
+        class_counts: voxels per class in the training data, C values (for a single channel: background, foreground).
+        **shared: as in :class:`PlainCELoss`.
+
+    Returns:
+        As :class:`PlainCELoss`.
+
+    Raises:
+        ValueError: weights by name without ``class_counts``.
+
+    Examples:
+        >>> import torch
+        >>> loss = WeightedCELoss(to_onehot_y=True, class_counts=[90, 10])
+        >>> loss.class_weight
+        tensor([0.5556, 5.0000])
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: str | Weight = None,
+        class_counts: Sequence[int] | Tensor | None = None,
+        **shared: Unpack[CrossEntropyArguments],
+    ) -> None:
+        if weight is None and class_counts is not None:
+            weight = "inverse_frequency"
+        if isinstance(weight, str):
+            if class_counts is None:
+                raise ValueError(f"weight={weight!r} needs class_counts, the voxels per class of the training data.")
+            weight = class_weights(class_counts, weight)
+        super().__init__(weight=weight, **shared)
+
+    def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
+        weight = self.class_weight
+        if num_channels == 1 and weight is not None and weight.shape == (2,):
+            return (weight[1:] / weight[:1]).to(
+                dtype
+            )  # counts of background and foreground: their ratio weighs positives
+        return super()._weights(num_channels, dtype)
+
+
+def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Per channel and voxel: w·softplus(−x) where y = 1, softplus(x) where y = 0, linear in between."""
+    x, y, valid = voxels
+    w = x.new_ones(x.shape[1]) if positive_weight is None else positive_weight
+    if voxels.is_label_map:
+        labels = y.unsqueeze(1)
+        loss = F.softplus(x).scatter(1, labels, w[labels] * F.softplus(-x.gather(1, labels)))
+    else:
+        loss = w.view(1, -1, 1) * y * F.softplus(-x) + (1 - y) * F.softplus(x)
+    if valid is None:
+        return loss, torch.ones_like(loss)
+    counted = valid.unsqueeze(1).expand_as(loss)
+    return torch.where(counted, loss, 0), counted.to(loss.dtype)

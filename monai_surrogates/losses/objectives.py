@@ -1,0 +1,56 @@
+"""The table of objectives: what a config calls by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from monai_surrogates.losses.base import SurrogateLoss
+from monai_surrogates.losses.cross_entropy import PlainCELoss, WeightedCELoss
+from monai_surrogates.losses.lovasz import LovaszSoftmaxLoss
+from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss
+
+OBJECTIVES: dict[str, type[SurrogateLoss]] = {
+    "cross_entropy": PlainCELoss,
+    "weighted_cross_entropy": WeightedCELoss,
+    "soft_dice": SoftDiceLoss,
+    "soft_jaccard": SoftJaccardLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
+}
+
+
+def loss_class(name: str) -> type[SurrogateLoss]:
+    """The loss class of an objective, for a config's ``_target_: "$monai_surrogates.losses.loss_class(@objective)"``.
+
+    Args:
+        name: one of :data:`OBJECTIVES`.
+
+    Raises:
+        ValueError: unknown name; the message lists the names and suggests the nearest.
+
+    Examples:
+        >>> loss_class("soft_dice").__name__
+        'SoftDiceLoss'
+    """
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {name!r}.{hint}")
+    return OBJECTIVES[name]
+
+
+def make_loss(name: str, **kwargs: Any) -> SurrogateLoss:
+    """Build the loss of an objective; the same keyword arguments fit every name.
+
+    Args:
+        name: one of :data:`OBJECTIVES`.
+        **kwargs: MONAI's arguments, and ``class_counts``, which ``weighted_cross_entropy`` takes its weights from.
+
+    Raises:
+        ValueError: unknown name; the message lists the names and suggests the nearest.
+
+    Examples:
+        >>> make_loss("weighted_cross_entropy", softmax=True, to_onehot_y=True, class_counts=[90, 10])
+        WeightedCELoss()
+    """
+    return loss_class(name)(**kwargs)
