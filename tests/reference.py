@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 
@@ -17,8 +19,7 @@ def lovasz_extension(errors: np.ndarray, reference: np.ndarray) -> float:
     levels = np.unique(np.concatenate([[0.0], errors]))
     return float(
         sum(
-            (high - low) * jaccard_loss_of_errors(errors >= high, reference)
-            for low, high in zip(levels[:-1], levels[1:], strict=True)
+            (high - low) * jaccard_loss_of_errors(errors >= high, reference) for low, high in itertools.pairwise(levels)
         )
     )
 

@@ -18,7 +18,9 @@ def as_tensors(items):
 @given(voxels)
 def test_equals_the_integral_over_the_levels_of_the_errors(items):
     errors, y = as_tensors(items)
-    assert lovasz_jaccard(errors, y).item() == pytest.approx(reference.lovasz_extension(errors.numpy(), y.numpy()), abs=1e-12)
+    assert lovasz_jaccard(errors, y).item() == pytest.approx(
+        reference.lovasz_extension(errors.numpy(), y.numpy()), abs=1e-12
+    )
 
 
 @given(voxels)

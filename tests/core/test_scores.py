@@ -46,7 +46,9 @@ def test_dice_is_two_iou_over_one_plus_iou_on_every_cell(rule):
 def test_tversky_is_its_fraction(alpha, beta):
     hit, prediction, reference = 3, 5, 11
     expected = Fraction(hit) / (hit + Fraction(alpha) * (prediction - hit) + Fraction(beta) * (reference - hit))
-    assert tversky_index(counts(hit, prediction, reference), alpha, beta).item() == pytest.approx(float(expected), abs=1e-15)
+    assert tversky_index(counts(hit, prediction, reference), alpha, beta).item() == pytest.approx(
+        float(expected), abs=1e-15
+    )
 
 
 def test_an_unknown_rule_is_named():
