@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monai_surrogates.data.errors import mismatch
+from monai_surrogates.data.nifti import StrPath, value_counts
+from monai_surrogates.data.progress import with_progress
+
+_FORMAT = 1
+
+
+def class_counts(
+    items: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    cache: StrPath | None = None,
+    progress: bool = True,
+    key: str = "label",
+) -> list[int]:
+    """Counts the voxels of every class over the label maps of a data list.
+
+    Made for a bundle's config, where the counts weigh a cross-entropy:
+    `class_counts: "$monai_surrogates.data.class_counts(@train_items, 2, cache=@output_dir + '/class_counts.json')"`.
+
+    Args:
+        items: data list, one mapping per image.
+        num_classes: C, the background included.
+        cache: JSON file that keeps the counts of every image; it is used again only if num_classes and the paths,
+            sizes and modification times of all label maps are unchanged. None counts anew.
+        progress: shows a bar where tqdm is installed.
+        key: entry of an item that holds the path of its NIfTI label map.
+
+    Returns:
+        C counts in voxels, exact at any size.
+
+    Raises:
+        DataError: no items, an item without the key, an unreadable file, or a label that is not one of 0 to C − 1.
+    """
+    paths = _label_paths(items, key)
+    if num_classes < 1:
+        raise mismatch("num_classes", expected="at least 1", found=num_classes, cure="count the background too")
+    fingerprint = _fingerprint(paths, num_classes)
+    per_image = _load_counts(cache, fingerprint)
+    if per_image is None:
+        per_image = [_count_image(path, num_classes) for path in with_progress(paths, "counting voxels", progress)]
+        _save_counts(cache, fingerprint, per_image)
+    return [int(count) for count in np.sum(np.array(per_image, dtype=np.int64), axis=0)]
+
+
+def _label_paths(items: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    if not items:
+        raise mismatch("items", expected="at least one image", found="an empty list", cure="check the data list")
+    for item in items:
+        if not isinstance(item, Mapping) or not isinstance(item.get(key), (str, os.PathLike)):
+            expected = f"every item to hold a path under {key!r}"
+            raise mismatch("items", expected=expected, found=repr(item), cure="check the data list or `key`")
+    return [str(Path(item[key]).absolute()) for item in items]
+
+
+def _count_image(path: str, num_classes: int) -> list[int]:
+    found = value_counts(path)
+    wrong = sorted(value for value in found if value not in range(num_classes))
+    if wrong:
+        listed = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        expected = f"whole labels from 0 to {num_classes - 1}"
+        raise mismatch(f"label {path}", expected=expected, found=listed, cure="correct the file or num_classes")
+    return [found[label] for label in range(num_classes)]
+
+
+def _fingerprint(paths: list[str], num_classes: int) -> dict[str, Any]:
+    return {"format": _FORMAT, "num_classes": num_classes, "files": [_file_state(path) for path in paths]}
+
+
+def _file_state(path: str) -> list[Any]:
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        cure = "check the data list"
+        raise mismatch(f"file {path}", expected="a label map", found=f"({error.strerror})", cure=cure) from error
+    return [path, state.st_size, state.st_mtime_ns]
+
+
+def _load_counts(cache: StrPath | None, fingerprint: dict[str, Any]) -> list[list[int]] | None:
+    if cache is None:
+        return None
+    try:
+        stored = json.loads(Path(cache).read_text(encoding="utf-8"))
+        counts = _as_counts(stored["class_counts"], len(fingerprint["files"]), fingerprint["num_classes"])
+        return counts if stored["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # absent or damaged: count anew
+        return None
+
+
+def _as_counts(stored: Any, images: int, classes: int) -> list[list[int]]:
+    counts: npt.NDArray[np.int64] = np.array(stored, dtype=np.int64)
+    if counts.shape != (images, classes) or counts.min() < 0:
+        raise ValueError("damaged cache")
+    return [[int(count) for count in row] for row in counts]
+
+
+def _save_counts(cache: StrPath | None, fingerprint: dict[str, Any], per_image: list[list[int]]) -> None:
+    # One row per image: their sum is the class count, their mean over images the mean volume of a structure.
+    if cache is not None:
+        _write_atomically(Path(cache), json.dumps({"fingerprint": fingerprint, "class_counts": per_image}, indent=1))
+
+
+def _write_atomically(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
