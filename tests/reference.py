@@ -42,3 +42,46 @@ def dice_and_iou(prediction: np.ndarray, reference: np.ndarray) -> tuple[float, 
         return np.nan, np.nan
     hit = np.logical_and(prediction, reference).sum()
     return 2 * hit / (prediction.sum() + reference.sum()), hit / np.logical_or(prediction, reference).sum()
+
+
+def dice_and_iou_by_rule(prediction: np.ndarray, reference: np.ndarray, empty: str) -> tuple[float, float]:
+    """As :func:`dice_and_iou`, but a reference without a voxel scores what the rule says, spelled out case by case."""
+    if reference.any():
+        return dice_and_iou(prediction, reference)
+    nothing_predicted, something_predicted = {"ignore": (np.nan, np.nan), "score": (1, 0), "both": (np.nan, 0)}[empty]
+    score = something_predicted if prediction.any() else nothing_predicted
+    return score, score
+
+
+def per_image_scores(prediction: np.ndarray, reference: np.ndarray, num_classes: int, empty: str) -> np.ndarray:
+    """Dice and IoU of every image and class of two stacks of label maps (images, spatial...): (2, images, classes)."""
+    table = [
+        [dice_and_iou_by_rule(p == c, r == c, empty) for c in range(num_classes)]
+        for p, r in zip(prediction, reference, strict=True)
+    ]
+    return np.array(table, dtype=float).transpose(2, 0, 1)
+
+
+def reduce_scores(scores: np.ndarray, reduction: str) -> tuple[np.ndarray, np.ndarray]:
+    """MONAI's reductions of (images, classes) and their counts; NaN where no cell is defined."""
+
+    def mean(cells: np.ndarray) -> float:
+        return cells[~np.isnan(cells)].mean() if (~np.isnan(cells)).any() else np.nan
+
+    def total(cells: np.ndarray) -> float:
+        return np.nansum(cells) if (~np.isnan(cells)).any() else np.nan
+
+    def number(cells: np.ndarray) -> int:
+        return (~np.isnan(cells)).sum()
+
+    over_classes, over_images = list(scores), list(scores.T)
+    if reduction == "mean":
+        of_images = np.array([mean(image) for image in over_classes])
+        return mean(of_images), number(of_images)
+    if reduction == "sum":
+        return total(scores), number(scores)
+    if reduction == "none":
+        return scores, ~np.isnan(scores)
+    rows = over_images if reduction.endswith("batch") else over_classes
+    function = mean if reduction.startswith("mean") else total
+    return np.array([function(row) for row in rows]), np.array([number(row) for row in rows])

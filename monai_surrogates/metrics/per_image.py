@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from monai.metrics import CumulativeIterationMetric
@@ -77,11 +78,25 @@ class PerImageMetric(CumulativeIterationMetric):
         score, count = do_metric_reduction(scores, reduction or self.reduction)
         return torch.where(count > 0, score, torch.nan), count
 
+    def _compute_list(self, y_pred: Sequence[Tensor], y: Sequence[Tensor] | None = None, **kwargs: object) -> Tensor:
+        if y is not None and (len(y_pred) != len(y) or len(y) == 0):
+            raise ShapeMismatchError(
+                f"y_pred and y must hold the same images, at least one image each, but hold {len(y_pred)} and {len(y)} images."
+            )
+        scores: Tensor = super()._compute_list(y_pred, y, **kwargs)
+        return scores
+
     def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, **kwargs: object) -> Tensor:
         if y is None:
             raise ValueError("y, the reference, must be given.")
         scores = self.score(self._overlap(plain_tensor(y_pred), plain_tensor(y)))
-        return scores[:, 1:] if not self.include_background and scores.shape[1] > 1 else scores
+        scores = scores[:, 1:] if not self.include_background and scores.shape[1] > 1 else scores
+        if self._buffers is not None and scores.shape[1] != len(self._buffers[0][0]):
+            raise ShapeMismatchError(
+                f"y_pred and y have {scores.shape[1]} scored channels, but {len(self._buffers[0][0])} were scored so far; "
+                "use one metric per number of classes, or reset this one."
+            )
+        return scores
 
     def _overlap(self, prediction: Tensor, reference: Tensor) -> Overlap:
         self._check_shapes(prediction, reference)
@@ -93,8 +108,10 @@ class PerImageMetric(CumulativeIterationMetric):
 
     def _check_shapes(self, prediction: Tensor, reference: Tensor) -> None:
         for name, x in (("y_pred", prediction), ("y", reference)):
-            if x.ndim < 3:
-                raise ShapeMismatchError(f"{name} must have the shape (B, C, spatial...), but has {tuple(x.shape)}.")
+            if x.ndim < 3 or x.shape[0] == 0:
+                raise ShapeMismatchError(
+                    f"{name} must have the shape (B, C, spatial...) with at least one image, but has {tuple(x.shape)}."
+                )
         same_space = prediction.shape[0] == reference.shape[0] and prediction.shape[2:] == reference.shape[2:]
         channels = {x.shape[1] for x in (prediction, reference) if not self._is_label_map(x)}
         if self.num_classes is not None:
@@ -118,9 +135,12 @@ class PerImageMetric(CumulativeIterationMetric):
             labels = self._labels(x, name)
             return torch.stack([labels == c for c in range(self.num_classes or 0)], dim=1)
         masks = x.flatten(2)
-        if masks.dtype != torch.bool and bool(((masks != 0) & (masks != 1)).any()):
+        if masks.dtype == torch.bool:
+            return masks
+        soft = (masks != 0) & (masks != 1)
+        if bool(soft.any()):
             raise ValueError(
-                f"{name} must hold masks of 0 and 1, one channel per class, but holds {masks.min():g} to {masks.max():g}; "
+                f"{name} must hold masks of 0 and 1, one channel per class, but holds {masks[soft][0].item():g}; "
                 "take the argmax or a threshold first, and give num_classes for label maps."
             )
         return masks.bool()
