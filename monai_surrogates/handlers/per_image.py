@@ -79,24 +79,22 @@ class PerImageHandler(IgniteMetricHandler):
         score, count = self.metric_fn.aggregate_with_count()
         self._defined = _plain(count)
         self._is_reduced = True
-        self._save_details()
         return _plain(self._finite(score))
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the score and the number of cells that it stands on into ``engine.state.metrics``."""
+        """Put the score and the number of cells that it stands on into ``engine.state.metrics``, and the details beside it."""
         super().completed(engine, name)
         engine.state.metrics[f"{name}/defined"] = self._defined
-
-    def _save_details(self) -> None:
-        if self.save_details and self._engine is not None and self._name is not None:
-            self._engine.state.metric_details[self._name] = self.metric_fn.get_buffer()
+        if self.save_details:
+            engine.state.metric_details[name] = self.metric_fn.get_buffer()
 
     def _finite(self, score: Tensor) -> Tensor:
         undefined = score.isnan()
         if not self._warned and bool(undefined.any()):
             self._warned = True
+            what = "no image has a defined score" if bool(undefined.all()) else "some of the scores are undefined"
             warnings.warn(
-                f"{self._name or type(self).__name__}: no image has a defined score (empty references, "
+                f"{self._name or type(self).__name__}: {what} (empty references, "
                 f"empty={self.metric_fn.empty!r}); reported as 0.",
                 stacklevel=2,
             )

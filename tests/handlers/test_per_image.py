@@ -1,0 +1,374 @@
+"""The handlers on a bare Ignite engine and on MONAI's engines, with the handlers that people attach beside them."""
+
+import csv
+import io
+import math
+import warnings
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from ignite.exceptions import NotComputableError
+from ignite.handlers import EarlyStopping, ProgressBar
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.handlers import CheckpointSaver, MetricsSaver, ValidationHandler, from_engine, stopping_fn_from_metric
+from monai.transforms import AsDiscreted
+
+from monai_surrogates.core import ShapeMismatchError
+from monai_surrogates.handlers import PerImageDice, PerImageIoU
+
+HANDLERS = {"dice": PerImageDice, "iou": PerImageIoU}
+
+# label maps of four voxels (prediction, reference) and their Dice and IoU of class 1, counted by hand
+IMAGES = {
+    "half": ([[1, 1], [0, 0]], [[1, 0], [0, 0]]),
+    "perfect": ([[0, 1], [1, 1]], [[0, 1], [1, 1]]),
+    "missed": ([[0, 0], [0, 0]], [[0, 1], [0, 0]]),
+    "empty": ([[0, 1], [0, 0]], [[0, 0], [0, 0]]),
+}
+SCORES = {
+    "dice": {"half": 2 / 3, "perfect": 1, "missed": 0, "empty": math.nan},
+    "iou": {"half": 1 / 2, "perfect": 1, "missed": 0, "empty": math.nan},
+}
+
+
+def pair(*images: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(prediction, reference), label maps (B, 1, 2, 2)."""
+    prediction, reference = zip(*(IMAGES[image] for image in images), strict=True)
+    return torch.tensor(prediction).unsqueeze(1), torch.tensor(reference).unsqueeze(1)
+
+
+def mean_score(name: str, *images: str) -> float:
+    defined = [SCORES[name][image] for image in images if not math.isnan(SCORES[name][image])]
+    return sum(defined) / len(defined)
+
+
+def foreground(name: str, **kwargs):
+    return HANDLERS[name](num_classes=2, include_background=False, **kwargs)
+
+
+def bare_engine(name: str, **kwargs) -> Engine:
+    """An engine whose batches are its outputs."""
+    engine = Engine(lambda engine, batch: batch)
+    foreground(name, **kwargs).attach(engine, name)
+    return engine
+
+
+# A bare Ignite engine
+
+FORMS = {
+    "tuple": lambda p, r: (p, r),
+    "reference without channel axis": lambda p, r: (p, r.squeeze(1)),
+    "masks": lambda p, r: (torch.cat([1 - p, p], 1), torch.cat([1 - r, r], 1)),
+    "prediction masks, reference labels": lambda p, r: (torch.cat([1 - p, p], 1), r.squeeze(1)),
+    "mapping": lambda p, r: {"y_pred": p, "y": r.squeeze(1)},
+    "lists, which Ignite unrolls": lambda p, r: (list(p), list(r)),
+    "lists of references without channel axis": lambda p, r: (list(p), list(r.squeeze(1))),
+    "mapping of lists": lambda p, r: {"y_pred": list(p), "y": list(r)},
+    "meta tensors": lambda p, r: (MetaTensor(p), MetaTensor(r.squeeze(1))),
+    "volumes": lambda p, r: (p.unsqueeze(-1), r.squeeze(1).unsqueeze(-1)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", HANDLERS)
+def test_every_form_of_output_on_a_bare_engine(name, form):
+    batches = [("half", "perfect"), ("missed", "empty", "half")]
+    state = bare_engine(name).run([FORMS[form](*pair(*batch)) for batch in batches])
+    images = [image for batch in batches for image in batch]
+    assert state.metrics[name] == pytest.approx(mean_score(name, *images), abs=1e-7)
+    assert state.metrics[f"{name}/defined"] == 4
+    details = state.metric_details[name]
+    assert details.flatten().tolist() == pytest.approx([SCORES[name][image] for image in images], nan_ok=True)
+
+
+def test_lists_hold_images_of_different_size():
+    small, large = pair("half"), [x.repeat(1, 1, 2, 2) for x in pair("half")]
+    state = bare_engine("dice").run([([small[0][0], large[0][0]], [small[1][0], large[1][0]])])
+    assert state.metric_details["dice"].tolist() == [[2 / 3], [2 / 3]]
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_every_epoch_has_its_own_value(name):
+    epochs = [[pair("half"), pair("missed")], [pair("perfect"), pair("half")]]
+    engine, seen = bare_engine(name), []
+    engine.add_event_handler(Events.EPOCH_STARTED, lambda e: e.set_data(epochs[e.state.epoch - 1]))
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda e: seen.append(e.state.metrics[name]))
+    engine.run(epochs[0], max_epochs=2)
+    assert seen == pytest.approx([mean_score(name, "half", "missed"), mean_score(name, "perfect", "half")], abs=1e-7)
+
+
+@pytest.mark.parametrize(("empty", "expected"), [("ignore", 1 / 3), ("score", 2 / 3 / 3), ("both", 2 / 3 / 3)])
+def test_the_rule_for_empty_masks_is_an_argument(empty, expected):
+    state = bare_engine("dice", empty=empty).run([pair("half", "missed", "empty")])
+    assert state.metrics["dice"] == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_background_can_be_scored():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageIoU(num_classes=2).attach(engine, "iou")
+    state = engine.run([pair("half")])
+    assert state.metric_details["iou"].tolist() == [[2 / 3, 1 / 2]]
+    assert state.metrics["iou"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_a_reduction_to_classes_puts_a_finite_tensor_into_the_metrics():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice(num_classes=3, reduction="mean_batch").attach(engine, "dice")
+    with pytest.warns(UserWarning, match=r"dice: some of the scores are undefined .* reported as 0"):
+        state = engine.run([pair("half", "missed")])
+    torch.testing.assert_close(state.metrics["dice"], torch.tensor([(4 / 5 + 6 / 7) / 2, 1 / 3, 0]))
+    assert state.metrics["dice/defined"].tolist() == [2, 2, 0]
+
+
+def test_details_can_be_left_out():
+    state = bare_engine("dice", save_details=False).run([pair("half")])
+    assert state.metrics["dice"] == pytest.approx(2 / 3)
+    assert not hasattr(state, "metric_details")
+
+
+def test_one_handler_under_two_names_fills_both():
+    engine, handler = Engine(lambda engine, batch: batch), foreground("dice")
+    handler.attach(engine, "first")
+    handler.attach(engine, "second")
+    state = engine.run([pair("half", "perfect")])
+    assert state.metrics["first"] == state.metrics["second"] == pytest.approx(5 / 6)
+    assert state.metric_details["first"].tolist() == state.metric_details["second"].tolist() == [[2 / 3], [1]]
+
+
+def test_one_handler_on_two_engines_fills_the_one_that_ran():
+    engines, handler = [Engine(lambda engine, batch: batch) for _ in range(2)], foreground("dice")
+    for engine in engines:
+        handler.attach(engine, "dice")
+    for engine, image in zip(engines, ("half", "perfect"), strict=True):
+        engine.run([pair(image)])
+    assert [engine.state.metrics["dice"] for engine in engines] == pytest.approx([2 / 3, 1])
+    assert [engine.state.metric_details["dice"].item() for engine in engines] == pytest.approx([2 / 3, 1])
+
+
+def test_without_an_engine_it_is_an_ignite_metric():
+    handler = foreground("iou")
+    handler.update(pair("half"))
+    handler.update(pair("missed"))
+    assert handler.compute() == pytest.approx(1 / 4)
+    handler.reset()
+    handler.update(pair("perfect"))
+    assert handler.compute() == 1
+
+
+# No score to give
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_no_batch_is_not_computable(name):
+    engine = Engine(lambda engine, batch: None)
+    handler = foreground(name, output_transform=lambda output: ([], []))
+    handler.attach(engine, name)
+    with pytest.raises(NotComputableError, match=f"{type(handler).__name__} has no image yet"):
+        engine.run([0])
+    with pytest.raises(NotComputableError, match="must see one before it is computed"):
+        foreground(name).compute()
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_without_a_defined_cell_the_metric_is_0_and_one_warning_says_so(name):
+    engine = bare_engine(name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        state = engine.run([pair("empty")], max_epochs=3)
+    assert [str(w.message) for w in caught] == [
+        f"{name}: no image has a defined score (empty references, empty='ignore'); reported as 0."
+    ]
+    assert state.metrics == {name: 0, f"{name}/defined": 0}
+    assert state.metric_details[name].isnan().all()
+
+
+BAD_OUTPUTS = {
+    "broadcastable batch": (lambda p, r: (p, r[:1]), ShapeMismatchError, "must have the same shape"),
+    "broadcastable reference": (lambda p, r: (p, r[0]), ShapeMismatchError, "must have the same shape"),
+    "another shape": (lambda p, r: (p, r.squeeze(1)[..., :1]), ShapeMismatchError, "must have the same shape"),
+    "label out of range": (lambda p, r: (p, 2 * r), ValueError, "y holds the label 2, but 2 classes allow 0 to 1"),
+    "label with a fraction": (lambda p, r: (p / 2, r), ValueError, "y_pred must hold whole-number labels, but holds 0.5"),
+    "three parts": (lambda p, r: (p, r, r), ValueError, "output must have length 2, got 3"),
+    "lists of different length": (lambda p, r: (list(p), list(r)[:1]), ValueError, "2 items of the same length"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_OUTPUTS)
+def test_a_bad_output_ends_the_run_with_its_sentence_and_the_scores_so_far_stay(case):
+    spoil, error, sentence = BAD_OUTPUTS[case]
+    engine, handler = Engine(lambda engine, batch: batch), foreground("dice")
+    handler.attach(engine, "dice")
+    with pytest.raises(error, match=sentence):
+        engine.run([pair("half", "perfect"), spoil(*pair("half", "perfect"))])
+    assert handler.compute() == pytest.approx(5 / 6)
+
+
+def test_a_label_map_without_num_classes_says_what_is_missing():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice().attach(engine, "dice")
+    prediction, reference = pair("half")
+    with pytest.raises(ShapeMismatchError, match=r"label maps .* with num_classes, .* num_classes=None"):
+        engine.run([(torch.cat([1 - prediction, prediction], 1), reference.squeeze(1))])
+
+
+# Ignite's handlers beside it
+
+
+def test_progress_bar_shows_the_score():
+    engine, stream = bare_engine("dice"), io.StringIO()
+    ProgressBar(persist=True, file=stream, ncols=200).attach(
+        engine, metric_names="all", event_name=Events.EPOCH_COMPLETED, closing_event_name=Events.COMPLETED
+    )
+    engine.run([pair("half")], max_epochs=2)
+    assert "dice=0.667, dice/defined=1" in stream.getvalue()
+
+
+def test_early_stopping_reads_the_score():
+    trainer = Engine(lambda engine, batch: None)
+    evaluator = bare_engine("dice")
+    of_epoch = ["half", "empty", "perfect", "half", "missed", "perfect"]  # 2/3, undefined, 1, 2/3, 0: stop after five
+    evaluator.add_event_handler(
+        Events.COMPLETED,
+        EarlyStopping(patience=2, score_function=stopping_fn_from_metric("dice"), trainer=trainer),
+    )
+    trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda engine: evaluator.run([pair(of_epoch[engine.state.epoch - 1])])
+    )
+    with pytest.warns(UserWarning, match="no image has a defined score"):
+        trainer.run([0], max_epochs=len(of_epoch))
+    assert trainer.state.epoch == 5
+
+
+# MONAI's engines
+
+
+class Logits(torch.nn.Module):
+    """Hands the image on as logits; its parameter only marks which epoch a checkpoint is of."""
+
+    def __init__(self):
+        super().__init__()
+        self.epoch = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, image):
+        return torch.cat([0.5 - image, image - 0.5], dim=1)
+
+
+def items(*images: str) -> list[dict]:
+    """Images whose two-class logits have the prediction as their argmax."""
+    return [
+        {
+            "image": MetaTensor(torch.tensor([IMAGES[image][0]]).float(), meta={"filename_or_obj": f"{image}.nii.gz"}),
+            "label": MetaTensor(torch.tensor([IMAGES[image][1]]), meta={"filename_or_obj": f"{image}_label.nii.gz"}),
+        }
+        for image in images
+    ]
+
+
+class LoaderPerEpoch:
+    """The next list of images each time it is iterated, as if a network had learned in between."""
+
+    def __init__(self, *epochs):
+        self.epochs, self.next = epochs, 0
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        images = self.epochs[self.next]
+        self.next += 1
+        return iter(DataLoader(Dataset(items(*images)), batch_size=len(images)))
+
+
+def evaluator_of(loader, network=None, **kwargs) -> SupervisedEvaluator:
+    """The validation engine of a model-zoo bundle: decollated output, argmax as postprocessing."""
+    output = from_engine(["pred", "label"])
+    return SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=loader,
+        network=network or Logits(),
+        postprocessing=AsDiscreted(keys="pred", argmax=True),
+        key_val_metric={"val_dice": foreground("dice", output_transform=output)},
+        additional_metrics={"val_iou": foreground("iou", output_transform=output)},
+        **kwargs,
+    )
+
+
+def test_a_monai_evaluator_scores_decollated_output():
+    images = ["half", "perfect", "missed", "empty"]
+    evaluator = evaluator_of(DataLoader(Dataset(items(*images)), batch_size=3))
+    evaluator.run()
+    assert evaluator.state.metrics == {
+        "val_dice": pytest.approx(mean_score("dice", *images), abs=1e-7),
+        "val_dice/defined": 3,
+        "val_iou": pytest.approx(mean_score("iou", *images), abs=1e-7),
+        "val_iou/defined": 3,
+    }
+    assert evaluator.state.key_metric_name == "val_dice"
+    assert evaluator.state.best_metric == evaluator.state.metrics["val_dice"]
+
+
+def test_metrics_saver_writes_a_row_per_image_with_its_file_name(tmp_path):
+    images = ["half", "missed", "perfect"]
+    saver = MetricsSaver(
+        save_dir=str(tmp_path),
+        metrics="*",
+        metric_details="*",
+        batch_transform=lambda batch: [item["image"].meta for item in batch],
+    )
+    evaluator_of(DataLoader(Dataset(items(*images)), batch_size=2), val_handlers=[saver]).run()
+    for name, scores in SCORES.items():
+        with (tmp_path / f"val_{name}_raw.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["filename"] for row in rows] == [f"{image}.nii.gz" for image in images]
+        assert [float(row["mean"]) for row in rows] == pytest.approx([scores[image] for image in images], abs=5e-5)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        metrics = {name: float(value) for name, value in csv.reader(file)}
+    assert metrics["val_iou"] == pytest.approx(mean_score("iou", *images))
+    assert metrics["val_dice/defined"] == 3
+
+
+@pytest.mark.parametrize(
+    ("of_epoch", "best"),
+    [
+        (["empty", "half", "perfect", "missed"], 3),
+        (["half", "empty", "perfect", "half"], 3),
+        (["half", "perfect", "half", "empty"], 2),
+    ],
+    ids=["empty first", "empty between", "empty last"],
+)
+def test_the_best_checkpoint_stays_and_an_epoch_without_a_score_cannot_take_its_place(tmp_path, of_epoch, best):
+    network, metrics = Logits(), []
+    saver = CheckpointSaver(
+        save_dir=str(tmp_path), save_dict={"net": network}, save_key_metric=True, key_metric_filename="best.pt"
+    )
+    evaluator = evaluator_of(LoaderPerEpoch(*([image] for image in of_epoch)), network, val_handlers=[saver])
+    evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: metrics.append(dict(engine.state.metrics)))
+    trainer = Engine(lambda engine, batch: network.epoch.fill_(engine.state.epoch))
+    ValidationHandler(interval=1, validator=evaluator).attach(trainer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.run([0], max_epochs=len(of_epoch))
+    said = [str(w.message) for w in caught if "no image has a defined score" in str(w.message)]
+    assert [message.split(":")[0] for message in said] == ["val_dice", "val_iou"]
+    assert [m["val_dice"] for m in metrics] == pytest.approx(
+        [0 if i == "empty" else SCORES["dice"][i] for i in of_epoch]
+    )
+    assert [m["val_dice/defined"] for m in metrics] == [0 if image == "empty" else 1 for image in of_epoch]
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"].item() == best
+    assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (1, best)
+
+
+def test_tensorboard_shows_the_score_and_its_count(tmp_path):
+    pytest.importorskip("tensorboard")
+    from monai.handlers import TensorBoardStatsHandler
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = TensorBoardStatsHandler(log_dir=str(tmp_path), output_transform=lambda output: None)
+    loader = DataLoader(Dataset(items("half", "perfect")), batch_size=2)
+    evaluator_of(loader, val_handlers=[writer]).run()
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Scalars("val_dice")[-1].value == pytest.approx(mean_score("dice", "half", "perfect"))
+    assert events.Scalars("val_iou/defined")[-1].value == 2
