@@ -1,0 +1,83 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from monai_surrogates import __version__
+from monai_surrogates.data import DataError
+from monai_surrogates.losses import OBJECTIVES
+from monai_surrogates.study import Settings, Study, StudyError, run_study
+from monai_surrogates.study.plan import QUICK
+from monai_surrogates.study.stage import BUNDLE
+
+app = typer.Typer(
+    help="Surrogate losses and per-image scores for MONAI.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    """Surrogate losses and per-image scores for MONAI."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def bundle(folder: Annotated[Path, typer.Argument(help="New folder for the bundle.")]) -> None:
+    """Copy the MONAI bundle whose objective is one config value."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        _refuse(f"{folder} exists already; name a new or an empty folder, so that nothing is overwritten.")
+    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    typer.echo(f"Copied the bundle to {folder}; {folder / 'docs' / 'README.md'} says how to run it.")
+
+
+@app.command()
+def study(
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes: fewer epochs, one fold of three.")] = False,
+    out: Annotated[Path, typer.Option(help="Output folder; the same command resumes it.")] = Path("surrogates-study"),
+    data: Annotated[
+        Path | None, typer.Option(help="Medical Segmentation Decathlon folder; without it an embedded task is written.")
+    ] = None,
+    objectives: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(OBJECTIVES),
+    folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
+    seed: Annotated[int, typer.Option(help="Of data, division, weights and order.")] = 0,
+) -> None:
+    """Train the bundle under each objective, and score each on the same images."""
+    settings = _settings(quick, folds, epochs, seed)
+    names = [name.strip() for name in objectives.split(",") if name.strip()]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        plan = Study.prepare(out, names, settings, data)
+        succeeded = run_study(plan, Console())
+    except (DataError, StudyError) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        typer.echo(f"\nInterrupted. The same command goes on where {out} stopped.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(0 if succeeded else 1)
+
+
+def _settings(quick: bool, folds: int | None, epochs: int | None, seed: int) -> Settings:
+    settings = replace(QUICK if quick else Settings(), seed=seed)
+    if folds is not None:
+        settings = replace(settings, folds=folds, run_folds=1 if quick else folds)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs, val_interval=max(1, min(settings.val_interval, epochs)))
+    return settings
+
+
+def _refuse(message: str) -> None:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(BAD_INPUT)

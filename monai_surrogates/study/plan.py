@@ -1,0 +1,229 @@
+"""What a study is: objectives, data, settings, and the folder that it owns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_surrogates import data
+from monai_surrogates._version import __version__
+from monai_surrogates.losses import loss_class
+
+MANIFEST = "study.json"
+
+
+class StudyError(ValueError):
+    """A study cannot start as asked; the message says what was expected, what was found and the cure."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all objectives of a study share.
+
+    Attributes:
+        folds: parts that the training list is divided into.
+        run_folds: how many of these parts are trained for and scored, from the first on.
+        epochs: epochs of training.
+        val_interval: epochs between two validations, which choose the checkpoint.
+        patch_size: voxels per axis of a training patch.
+        patches_per_image: patches per image and epoch.
+        batch_size: images per step.
+        learning_rate: of AdamW, falling with a cosine.
+        num_workers: processes that load data.
+        seed: of weights, order of the data, and the division into parts.
+        num_images: training images of the embedded task; not used for other data.
+    """
+
+    folds: int = 5
+    run_folds: int = 5
+    epochs: int = 100
+    val_interval: int = 5
+    patch_size: tuple[int, int, int] = (64, 64, 32)
+    patches_per_image: int = 2
+    batch_size: int = 2
+    learning_rate: float = 1e-3
+    num_workers: int = 2
+    seed: int = 0
+    num_images: int = 100
+
+
+QUICK = Settings(
+    folds=3,
+    run_folds=1,
+    epochs=15,
+    patch_size=(32, 32, 16),
+    patches_per_image=4,
+    learning_rate=5e-3,
+    num_workers=0,
+    num_images=36,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One objective on one fold, with a folder of its own."""
+
+    objective: str
+    fold: int
+    folder: Path
+
+    @property
+    def prediction_dir(self) -> Path:
+        """Where evaluation writes its masks."""
+        return self.folder / "eval" / "predictions"
+
+    def log(self, stage: str) -> Path:
+        """What the stage's process printed."""
+        return self.folder / f"{stage}.log"
+
+    def marker(self, stage: str) -> Path:
+        """Written when the stage is finished; holds how long it took."""
+        return self.folder / f"{stage}.done.json"
+
+    def finished(self, stage: str) -> bool:
+        """Whether the stage need not run again."""
+        return self.marker(stage).is_file()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study, bound to its output folder.
+
+    Attributes:
+        out: the folder that holds everything.
+        objectives: names, in the order in which they run and are reported.
+        settings: what they share.
+        data_dir: a folder in the layout of the Medical Segmentation Decathlon; None for the embedded task.
+    """
+
+    out: Path
+    objectives: tuple[str, ...]
+    settings: Settings
+    data_dir: Path | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        out: Path,
+        objectives: Sequence[str],
+        settings: Settings,
+        data_dir: Path | None = None,
+        progress: bool = True,
+    ) -> Study:
+        """Check everything that can be wrong, before anything is written.
+
+        Args:
+            out: output folder: new, empty, or of the same study, which is then resumed.
+            objectives: names from :data:`monai_surrogates.losses.OBJECTIVES`.
+            settings: what the objectives share.
+            data_dir: a Decathlon folder; None for the embedded task.
+            progress: show a bar while the data is checked.
+
+        Raises:
+            StudyError: an unknown objective, impossible settings, or an output folder of something else.
+            DataError: the data is not what its dataset.json says, or too little of it.
+        """
+        study = cls(_absolute(out), tuple(objectives), settings, None if data_dir is None else _absolute(data_dir))
+        study._check_arguments()
+        study._check_out()
+        if study.data_dir is not None:
+            task = data.read_task(study.data_dir)
+            data.split(task, folds=settings.folds, fold=0, seed=settings.seed)
+            data.check_task(task, progress=progress)
+        return study
+
+    @property
+    def task_dir(self) -> Path:
+        """The data: what was given, or the embedded task inside the output folder."""
+        return self.data_dir or self.out / "task"
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All objectives on the first fold, then on the next."""
+        return [
+            Cell(name, fold, self.out / "cells" / name / f"fold{fold}")
+            for fold in range(self.settings.run_folds)
+            for name in self.objectives
+        ]
+
+    def manifest(self) -> dict[str, Any]:
+        """What makes two studies the same; the objectives may differ, so that one can be added to a finished study."""
+        source: dict[str, Any] = {"data": "embedded"}
+        if self.data_dir is not None:
+            listing = (self.data_dir / "dataset.json").read_bytes()
+            source = {"data": str(self.data_dir), "dataset.json": hashlib.sha256(listing).hexdigest()}
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        return {"monai_surrogates": __version__, **source, **settings}
+
+    def open(self) -> None:
+        """Make the folder this study's own, and write the embedded task into it if that is the data."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text(self.out / MANIFEST, json.dumps(self.manifest(), indent=2) + "\n")
+        if self.data_dir is None and not self.task_dir.exists():
+            data.write_synthetic_task(self.task_dir, seed=self.settings.seed, num_training=self.settings.num_images)
+
+    def _check_arguments(self) -> None:
+        if not self.objectives:
+            raise StudyError("objectives must name at least one objective, but is empty.")
+        for name in self.objectives:
+            try:
+                loss_class(name)
+            except ValueError as error:
+                raise StudyError(str(error)) from None
+        if len(set(self.objectives)) < len(self.objectives):
+            raise StudyError(f"objectives must differ, but are {', '.join(self.objectives)}; name each of them once.")
+        settings = self.settings
+        for name in ("epochs", "val_interval", "patches_per_image", "batch_size"):
+            if getattr(settings, name) < 1:
+                raise StudyError(f"{name} must be at least 1, but is {getattr(settings, name)}.")
+        if settings.val_interval > settings.epochs:
+            raise StudyError(
+                f"val_interval must not exceed the {settings.epochs} epochs, but is {settings.val_interval}; "
+                "without a validation there is no checkpoint."
+            )
+        if self.data_dir is None and settings.folds > settings.num_images:
+            raise StudyError(
+                f"folds must not exceed the {settings.num_images} images of the embedded task, but is {settings.folds}."
+            )
+        if settings.folds < 2:
+            raise StudyError(f"folds must be at least 2, but is {settings.folds}; one part is kept for the scores.")
+
+    def _check_out(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise StudyError(f"--out must be a folder, but {self.out} is a file; choose another.")
+        if not self.out.exists() or not any(self.out.iterdir()):
+            return
+        file = self.out / MANIFEST
+        if not file.is_file():
+            raise StudyError(
+                f"--out must be new or hold a study, but {self.out} holds other files; choose another folder."
+            )
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise StudyError(f"{file} is damaged; choose another folder with --out.") from None
+        asked = self.manifest() if self.data_dir is None or (self.data_dir / "dataset.json").is_file() else {}
+        differing = [
+            f"{key}={found.get(key)} instead of {value}" for key, value in asked.items() if found.get(key) != value
+        ]
+        if differing:
+            raise StudyError(
+                f"{self.out} holds another run ({'; '.join(differing)}); choose another folder with --out, "
+                "or repeat the arguments of that run to resume it."
+            )
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step, so that a killed process leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,87 @@
+"""What people would rather look at: the distribution per objective, and one case side by side."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from monai_surrogates import data
+from monai_surrogates.study.plan import Cell, Study
+from monai_surrogates.study.scores import image_name, per_image_means, prediction_file
+
+REFERENCE_COLOUR, PREDICTION_COLOUR = "#ffd23f", "#ee4266"
+
+
+def plot_per_image(table: pd.DataFrame, objectives: list[str], path: Path) -> None:
+    """One dot per image and a box per objective, Dice beside IoU."""
+    figure = Figure(figsize=(11, 0.7 * len(objectives) + 1.6), layout="constrained")
+    for axes, score, name in zip(figure.subplots(1, 2, sharey=True), ("dice", "iou"), ("Dice", "IoU"), strict=True):
+        means = per_image_means(table, score)
+        values = [means.loc[means["objective"] == o, score].to_numpy() for o in objectives]
+        axes.boxplot(values, orientation="horizontal", showfliers=False, showmeans=True, widths=0.5)
+        jitter = np.random.default_rng(0)
+        for row, dots in enumerate(values, start=1):
+            axes.scatter(dots, row + jitter.uniform(-0.15, 0.15, len(dots)), s=14, alpha=0.6)
+        axes.set(xlabel=f"per-image {name}", xlim=(-0.02, 1.02))
+        axes.grid(axis="x", alpha=0.3)
+    figure.axes[0].set_yticks(range(1, len(objectives) + 1), objectives)
+    figure.axes[0].invert_yaxis()
+    figure.suptitle("Each dot is an image; box: quartiles, triangle: mean")
+    _save(figure, path)
+
+
+def plot_case(study: Study, cells: list[Cell], table: pd.DataFrame, path: Path) -> None:
+    """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference."""
+    item, dice = _median_case(study, cells, table)
+    image, reference = _volume(item["image"]), _volume(item["label"])
+    slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
+    background = image[..., slice_, 0] if image.ndim == 4 else image[..., slice_]
+    figure = Figure(figsize=(2.6 * (len(cells) + 2), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(cells) + 2)
+    _panel(panels[0], background, "image")
+    _panel(panels[1], background, "reference", (reference[..., slice_], REFERENCE_COLOUR))
+    for axes, cell in zip(panels[2:], cells, strict=True):
+        prediction = _volume(prediction_file(cell, item["image"]))
+        outlines = ((prediction[..., slice_], PREDICTION_COLOUR), (reference[..., slice_], REFERENCE_COLOUR))
+        _panel(axes, background, f"{cell.objective}\nDice {dice[cell.objective]:.2f} (whole image)", *outlines)
+    figure.suptitle(f"{image_name(item['image'])}, slice {slice_}: reference yellow, prediction red")
+    _save(figure, path)
+
+
+def _median_case(study: Study, cells: list[Cell], table: pd.DataFrame) -> tuple[dict[str, str], dict[str, float]]:
+    fold = cells[0].fold
+    items = data.split(data.read_task(study.task_dir), study.settings.folds, fold, study.settings.seed).evaluation
+    by_name = {image_name(item["image"]): item for item in items}
+    means = per_image_means(table, "dice").pivot(index="image", columns="objective", values="dice")
+    means = means.loc[[name for name in by_name if name in means.index]]
+    order = means.mean(axis=1).sort_values(kind="stable")
+    name = order.index[len(order) // 2]
+    return by_name[name], means.loc[name].to_dict()
+
+
+def _panel(axes: Axes, background: np.ndarray, title: str, *outlines: tuple[np.ndarray, str]) -> None:
+    axes.imshow(background.T, cmap="gray", origin="lower", interpolation="nearest")
+    for mask, colour in outlines:
+        if (mask > 0).any():
+            axes.contour((mask > 0).T.astype(float), levels=[0.5], colors=[colour], linewidths=1.4)
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+
+
+def _volume(path: str) -> np.ndarray:
+    return np.squeeze(np.asarray(nib.load(path).dataobj))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with mpl.rc_context({"figure.dpi": 110}), io.BytesIO() as buffer:
+        figure.savefig(buffer, format="png", dpi=110)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)

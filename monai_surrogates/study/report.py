@@ -1,0 +1,116 @@
+"""The tables, files and plots of a study."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from monai_surrogates.study import plots, scores
+from monai_surrogates.study.plan import Cell, Study, write_text
+from monai_surrogates.study.stage import STAGES
+
+
+def write_report(study: Study, console: Console) -> bool:
+    """Score the finished cells, write the files and print the table.
+
+    Returns:
+        Whether every cell finished.
+    """
+    finished = [cell for cell in study.cells if all(cell.finished(stage) for stage in STAGES)]
+    table = _score(study, finished)
+    summaries = [_summary(table, study, objective, finished) for objective in study.objectives]
+    baseline = scores.foreground_everywhere(study, list(range(study.settings.run_folds)))
+    write_text(study.out / "per_image.csv", table.to_csv(index=False))
+    write_text(study.out / "summary.json", json.dumps(_document(study, summaries, baseline), indent=2) + "\n")
+    _print_table(summaries, console)
+    _print_notes(study, summaries, baseline, console)
+    if finished:
+        _plot(study, finished, table)
+        console.print(
+            f"Plots: {study.out / 'per_image.png'}, {study.out / 'case.png'}", soft_wrap=True, highlight=False
+        )
+    return len(finished) == len(study.cells)
+
+
+def _score(study: Study, finished: list[Cell]) -> pd.DataFrame:
+    tables = [scores.score_cell(study, cell) for cell in finished]
+    if not tables:
+        return pd.DataFrame(columns=scores.COLUMNS)
+    table = pd.concat(tables, ignore_index=True)
+    rank = {name: position for position, name in enumerate(study.objectives)}
+    return table.sort_values("objective", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def _summary(table: pd.DataFrame, study: Study, objective: str, finished: list[Cell]) -> dict[str, Any]:
+    cells = [cell for cell in study.cells if cell.objective == objective]
+    dead = [cell for cell in cells if cell not in finished]
+    if dead:
+        logs = [str(cell.log(next(s for s in STAGES if not cell.finished(s))).relative_to(study.out)) for cell in dead]
+        return {"objective": objective, "status": "failed", "logs": logs}
+    times = [seconds for cell in cells if (seconds := scores.seconds_per_epoch(cell)) is not None]
+    return scores.summarise(table, objective, sum(times) / len(times) if times else None)
+
+
+def _document(study: Study, summaries: list[dict[str, Any]], baseline: float) -> dict[str, Any]:
+    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "study": study.manifest(),
+        "objectives": summaries,
+        "dice_of_one_class_everywhere": baseline,
+        "interval": f"95 % BCa bootstrap over images, {scores.RESAMPLES} resamples",
+        "run_on": machine,
+    }
+
+
+def _print_table(summaries: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title="Mean per-image scores with 95 % bootstrap interval", title_justify="left")
+    table.add_column("objective", no_wrap=True)
+    for heading in ("Dice", "IoU", "s/epoch"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for summary in summaries:
+        if summary["status"] == "finished":
+            seconds = summary["seconds_per_epoch"]
+            time = "–" if seconds is None else f"{seconds:.2f}"
+            table.add_row(summary["objective"], _interval(summary["dice"]), _interval(summary["iou"]), time)
+        else:
+            table.add_row(summary["objective"], "failed", "failed", "–")
+    console.print(table)
+
+
+def _interval(score: dict[str, Any]) -> str:
+    if score["mean"] is None:
+        return "–"
+    if score["low"] is None:
+        return f"{score['mean']:.3f}"
+    return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]".replace("[", "\\[")
+
+
+def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float, console: Console) -> None:
+    console.print(f"Dice of an empty mask is 0, of one class everywhere {baseline:.3f}.", highlight=False)
+    images = min((s["dice"]["images"] for s in summaries if s["status"] == "finished"), default=scores.SMALL_SAMPLE)
+    if images < scores.SMALL_SAMPLE:
+        console.print(
+            f"The scores stand on {images} images: with fewer than {scores.SMALL_SAMPLE} the interval is too narrow.",
+            highlight=False,
+        )
+    failed = [log for s in summaries if s["status"] == "failed" for log in s["logs"]]
+    if failed:
+        console.print(
+            f"[red]Not finished[/red], see {', '.join(failed)}; the same command tries again.", highlight=False
+        )
+    console.print(
+        f"Scores: {study.out / 'per_image.csv'}, {study.out / 'summary.json'}", soft_wrap=True, highlight=False
+    )
+
+
+def _plot(study: Study, finished: list[Cell], table: pd.DataFrame) -> None:
+    shown = [name for name in study.objectives if name in set(table["objective"])]
+    plots.plot_per_image(table, shown, study.out / "per_image.png")
+    first = [cell for cell in finished if cell.fold == finished[0].fold]
+    plots.plot_case(study, first, table, study.out / "case.png")

@@ -1,0 +1,110 @@
+"""Per-image scores of a study, counted from the masks that evaluation wrote, and their summary."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from monai_surrogates import data
+from monai_surrogates.core import Overlap, dice_score, hard_overlap, jaccard_score
+from monai_surrogates.study.plan import Cell, Study
+
+COLUMNS = ["objective", "image", "class", "dice", "iou"]
+SMALL_SAMPLE = 20  # below this many images a bootstrap interval is too narrow
+RESAMPLES = 9999
+
+
+def image_name(path: str) -> str:
+    """``case_01`` of ``.../case_01.nii.gz``."""
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return name.removesuffix(".gz").removesuffix(".nii")
+
+
+def read_label_map(path: str) -> torch.Tensor:
+    """A label map as (1, N) int64; a trailing axis of length 1 does not matter."""
+    return torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.int64).reshape(1, -1))
+
+
+def prediction_file(cell: Cell, image: str) -> str:
+    """The mask that evaluation wrote for an image."""
+    return str(cell.prediction_dir / f"{image_name(image)}.nii.gz")
+
+
+def score_cell(study: Study, cell: Cell) -> pd.DataFrame:
+    """Dice and IoU of each evaluation image and foreground class; NaN where the reference lacks the class."""
+    task = data.read_task(study.task_dir)
+    items = data.split(task, study.settings.folds, cell.fold, study.settings.seed).evaluation
+    rows = []
+    for item in items:
+        reference = read_label_map(item["label"])
+        overlap = hard_overlap(read_label_map(prediction_file(cell, item["image"])), reference, task.num_classes)
+        rows += _rows(cell.objective, image_name(item["image"]), overlap, task.labels)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rows(objective: str, image: str, overlap: Overlap, labels: dict[int, str]) -> list[list[Any]]:
+    dice, iou = dice_score(overlap)[0], jaccard_score(overlap)[0]
+    return [[objective, image, name, dice[c].item(), iou[c].item()] for c, name in labels.items() if c > 0]
+
+
+def foreground_everywhere(study: Study, folds: list[int]) -> float:
+    """Mean per-image Dice of a prediction that is one class everywhere, the best such class for each structure."""
+    task = data.read_task(study.task_dir)
+    scores = []
+    for fold in folds:
+        for item in data.split(task, study.settings.folds, fold, study.settings.seed).evaluation:
+            reference = read_label_map(item["label"])
+            share = reference.flatten().bincount(minlength=task.num_classes)[1:].double() / reference.numel()
+            present = share[share > 0]
+            if len(present):
+                scores.append((2 * present / (1 + present)).mean().item())  # D = 2π/(1 + π)
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def per_image_means(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean over the classes of each image; columns objective, image and the score, undefined images left out."""
+    means = table.groupby(["objective", "image"], sort=False, as_index=False)[score].mean()
+    return means.dropna(subset=[score])
+
+
+def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
+    """Mean over images with its 95 % bootstrap interval (BCa); None where there is none: constant scores or one image."""
+    result: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "images": len(values)}
+    if len(values) == 0:
+        return result
+    result["mean"] = float(values.mean())
+    if len(values) > 1 and np.ptp(values) > 0:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            interval = stats.bootstrap(
+                (values,), np.mean, method="BCa", n_resamples=RESAMPLES, rng=np.random.default_rng(seed)
+            ).confidence_interval
+        if np.isfinite(interval.low) and np.isfinite(interval.high):
+            result["low"], result["high"] = float(interval.low), float(interval.high)
+    return result
+
+
+def summarise(table: pd.DataFrame, objective: str, seconds_per_epoch: float | None) -> dict[str, Any]:
+    """The summary of one objective: mean per-image Dice and IoU with intervals, and the time of an epoch."""
+    summary: dict[str, Any] = {"objective": objective, "status": "finished"}
+    for score in ("dice", "iou"):
+        means = per_image_means(table[table["objective"] == objective], score)
+        summary[score] = mean_with_interval(means[score].to_numpy())
+    return {**summary, "seconds_per_epoch": seconds_per_epoch}
+
+
+def seconds_per_epoch(cell: Cell) -> float | None:
+    """Median over the epochs of the time that training took, without validation, from the run's TensorBoard log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(cell.folder / "eval"))
+    events.Reload()
+    if "seconds_per_epoch" not in events.Tags()["scalars"]:
+        return None
+    return float(np.median([event.value for event in events.Scalars("seconds_per_epoch")]))

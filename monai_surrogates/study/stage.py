@@ -1,0 +1,109 @@
+"""One stage of a cell: training or evaluation, by MONAI's bundle engine in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import monai_surrogates
+from monai_surrogates.study.plan import Cell, Study, write_text
+
+STAGES = ("train", "evaluate")
+BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
+
+# StatsHandler's line, read for the progress bar alone.
+_ITERATION = re.compile(r"Epoch: (\d+)/(\d+), Iter: (\d+)/(\d+)")
+
+
+def command(study: Study, cell: Cell, stage: str) -> list[str]:
+    """The command line of a stage: the shipped bundle, with overrides only."""
+    configs = [BUNDLE / "configs" / "train.yaml"]
+    if stage == "evaluate":
+        configs.append(BUNDLE / "configs" / "evaluate.yaml")
+    shared = asdict(study.settings)
+    for name in ("run_folds", "num_images"):
+        del shared[name]
+    overrides = {
+        "bundle_root": str(BUNDLE),
+        "dataset_dir": str(study.task_dir),
+        "output_dir": str(cell.folder / "eval"),
+        "ckpt_dir": str(cell.folder / "models"),
+        "class_counts_file": str(study.out / f"class_counts_fold{cell.fold}.json"),
+        "objective": cell.objective,
+        "fold": cell.fold,
+        "split_seed": study.settings.seed,
+        **shared,
+    }
+    arguments = [word for name, value in overrides.items() for word in (f"--{name}", _literal(value))]
+    return [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        _literal([str(c) for c in configs]),
+        *arguments,
+    ]
+
+
+def _literal(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def run_stage(study: Study, cell: Cell, stage: str, on_progress: Callable[[float], None]) -> bool:
+    """Run one stage and keep what it prints.
+
+    Args:
+        study: the study.
+        cell: the objective and fold.
+        stage: ``"train"`` or ``"evaluate"``.
+        on_progress: told the finished share of the training, 0 to 1.
+
+    Returns:
+        Whether the stage finished; if not, its log says why.
+    """
+    if stage == "train" and cell.folder.exists():
+        shutil.rmtree(cell.folder)  # what a killed training left behind
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    words = command(study, cell, stage)
+    with cell.log(stage).open("w", encoding="utf-8") as log:
+        log.write(f"$ {shlex.join(words)}\n")
+        log.flush()
+        code = _follow(words, log.write, on_progress)
+    if code != 0:
+        return False
+    write_text(cell.marker(stage), json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
+    return True
+
+
+def _follow(words: list[str], write: Callable[[str], object], on_progress: Callable[[float], None]) -> int:
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            write(line)
+            if found := _ITERATION.search(line):
+                epoch, epochs, iteration, iterations = map(int, found.groups())
+                on_progress((epoch - 1 + iteration / iterations) / epochs)
+        return process.wait()
+    finally:
+        if process.poll() is None:  # interrupted: the stage must not outlive the study
+            process.kill()
+            process.wait()
+
+
+def last_lines(log: Path, count: int = 8) -> str:
+    """The end of a log, where a dead process says why."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return "\n".join(lines[-count:])
