@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -53,9 +54,8 @@ def _reading(path: StrPath) -> Iterator[None]:
 
 
 def _open_volume(path: StrPath) -> Any:
-    # One open handle: a .nii.gz is then decompressed once, front to back, however many slabs are read from it.
     with _reading(path):
-        image = nib.load(path, keep_file_open=True) if os.fspath(path).endswith((".nii", ".nii.gz")) else None
+        image = nib.load(path) if os.fspath(path).lower().endswith((".nii", ".nii.gz")) else None
     if not isinstance(image, nib.Nifti1Image):
         cure = "convert the file to NIfTI"
         raise mismatch(f"file {path}", expected="a NIfTI volume (.nii or .nii.gz)", found="another format", cure=cure)
@@ -158,14 +158,22 @@ def iter_slabs(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[A
     Raises:
         DataError: the file is not a readable NIfTI volume.
     """
-    data = _open_volume(path).dataobj
-    height, width, depth = data.shape[:3]
+    kind = type(_open_volume(path))
+    # One stream of our own: a .nii.gz is decompressed once, however many slabs are read, and read to its checksum.
+    with _reading(path), ImageOpener(os.fspath(path)) as stream:
+        data = kind.from_file_map(kind.make_file_map({"image": stream})).dataobj
+        for slab in _slab_slices(data.shape, max_voxels):
+            yield np.asarray(data[slab])
+        while stream.read(2**16):
+            pass
+
+
+def _slab_slices(shape: tuple[int, ...], max_voxels: int) -> list[tuple[slice | int, ...]]:
+    height, width, depth = shape[:3]
     step = max(1, max_voxels // (height * width))
-    channels: list[tuple[int, ...]] = [()] if data.ndim == 3 else [(channel,) for channel in range(data.shape[3])]
-    for channel, start in itertools.product(channels, range(0, depth, step)):
-        with _reading(path):
-            slab = np.asarray(data[(slice(None), slice(None), slice(start, start + step), *channel)])
-        yield slab
+    channels: list[tuple[int, ...]] = [()] if len(shape) == 3 else [(channel,) for channel in range(shape[3])]
+    starts = range(0, depth, step)
+    return [(slice(None), slice(None), slice(i, i + step), *channel) for channel in channels for i in starts]
 
 
 def value_counts(path: StrPath) -> Counter[float]:

@@ -181,7 +181,7 @@ def _blobs(rng: np.random.Generator, shape: Shape) -> Field:
     centres = extent * rng.uniform(0.25, 0.75, (count, 3))
     radii = extent.min() / 4 * rng.uniform(0.6, 1.0, (count, 1)) * rng.uniform(0.75, 1.3, (count, 3))
     distances: Field = np.linalg.norm((grid[..., None, :] - centres) / radii, axis=-1)
-    return distances.min(axis=-1)
+    return np.asarray(distances.min(axis=-1))
 
 
 def _depth(distance: Field, fraction: float) -> Field:
@@ -208,7 +208,7 @@ def _smoother(size: int, sigma: float) -> Field:
     ring = size + int(np.ceil(3 * sigma))
     gaps = np.abs(np.arange(size)[:, None] - np.arange(ring))
     rows: Field = np.exp(-((np.minimum(gaps, ring - gaps) / sigma) ** 2))
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _acquire(rng: np.random.Generator, signal: Field) -> npt.NDArray[np.int16]:

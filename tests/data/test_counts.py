@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+
+from monai_surrogates.data import DataError, class_counts, counts
+
+
+def write(path: Path, voxels: np.ndarray) -> dict[str, str]:
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    return {"image": "not read", "label": str(path)}
+
+
+@pytest.fixture
+def labels() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 4, shape).astype(dtype) for shape, dtype in [((9, 8, 7), "u1"), ((5, 6, 40), "f4")]]
+
+
+@pytest.fixture
+def items(tmp_path, labels) -> list[dict[str, str]]:
+    return [write(tmp_path / f"{index}.nii.gz", voxels) for index, voxels in enumerate(labels)]
+
+
+def never(*_):
+    raise AssertionError("counted anew")
+
+
+def test_counts_are_those_of_numpy(items, labels):
+    together = np.concatenate([voxels.ravel() for voxels in labels]).astype(np.int64)
+    assert class_counts(items, 5) == np.bincount(together, minlength=5).tolist()
+    assert sum(class_counts(items, 4, progress=False)) == 9 * 8 * 7 + 5 * 6 * 40
+
+
+def test_counts_are_exact_beyond_32_bits(monkeypatch):
+    monkeypatch.setattr(counts, "_fingerprint", lambda paths, num_classes: {})
+    monkeypatch.setattr(counts, "_count_image", lambda path, num_classes: [2**53 + 1, 2**31])
+    assert class_counts([{"label": "a"}] * 3, 2, progress=False) == [3 * (2**53 + 1), 3 * 2**31]
+
+
+def test_key_names_the_entry(items):
+    renamed = [{"seg": item["label"]} for item in items]
+    assert class_counts(renamed, 4, key="seg") == class_counts(items, 4)
+    with pytest.raises(DataError, match="items: expected every item to hold a path under 'label'"):
+        class_counts(renamed, 4)
+
+
+def test_a_config_expression_can_count(items):
+    config = {"imports": ["$import monai_surrogates"], "items": items}
+    parser = ConfigParser({**config, "counts": "$monai_surrogates.data.class_counts(@items, 4)"})
+    parser.parse()
+    assert parser.get_parsed_content("counts") == class_counts(items, 4)
+
+
+def test_the_cache_is_read_while_nothing_changes(tmp_path, items, monkeypatch):
+    cache = tmp_path / "deep" / "folder" / "counts.json"
+    first = class_counts(items, 4, cache=cache)
+    assert [path.name for path in cache.parent.iterdir()] == ["counts.json"]
+    monkeypatch.setattr(counts, "_count_image", never)
+    assert class_counts(items, 4, cache=str(cache)) == first
+    rows = json.loads(cache.read_text())["class_counts"]
+    assert np.sum(rows, axis=0).tolist() == first
+    assert len(rows) == len(items)
+
+
+@pytest.mark.parametrize("change", ["time", "content", "list", "order", "classes"])
+def test_the_cache_is_not_read_after_a_change(tmp_path, items, monkeypatch, change):
+    cache, num_classes = tmp_path / "counts.json", 4
+    class_counts(items, num_classes, cache=cache)
+    if change == "time":
+        os.utime(items[0]["label"], ns=(1, 1))
+    elif change == "content":
+        write(Path(items[0]["label"]), np.zeros((3, 3, 3), np.uint8))
+    elif change == "list":
+        items = items[:1]
+    elif change == "order":
+        items = items[::-1]
+    else:
+        num_classes = 5
+    assert class_counts(items, num_classes, cache=cache) == class_counts(items, num_classes)
+    monkeypatch.setattr(counts, "_count_image", never)
+    class_counts(items, num_classes, cache=cache)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "{",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "{}",
+        lambda text: text.replace('"class_counts": [', '"class_counts": [[1, 2], '),
+        lambda text: text[: text.index('"class_counts"')] + '"class_counts": [["a"]]}',
+        lambda text: text[: text.index('"class_counts"')] + '"class_counts": [[-1, 1, 1, 1], [1, 1, 1, 1]]}',
+    ],
+)
+def test_a_damaged_cache_is_replaced(tmp_path, items, damage, monkeypatch):
+    cache = tmp_path / "counts.json"
+    first = class_counts(items, 4, cache=cache)
+    cache.write_text(damage(cache.read_text()))
+    assert class_counts(items, 4, cache=cache) == first
+    monkeypatch.setattr(counts, "_count_image", never)
+    assert class_counts(items, 4, cache=cache) == first
+
+
+def test_an_interrupted_write_leaves_the_old_cache(tmp_path, items, monkeypatch):
+    cache = tmp_path / "counts.json"
+    class_counts(items, 4, cache=cache)
+    before = cache.read_bytes()
+
+    def interrupted(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        class_counts(items, 5, cache=cache)
+    assert cache.read_bytes() == before
+    assert not list(tmp_path.glob(".counts*"))
+
+
+@pytest.mark.parametrize("value, found", [(4, "4"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")])
+def test_labels_outside_are_named(tmp_path, value, found):
+    voxels = np.zeros((3, 3, 3), np.float32)
+    voxels[1, 1, 1] = value
+    item = write(tmp_path / "wrong.nii.gz", voxels)
+    with pytest.raises(DataError, match=rf"wrong.nii.gz: expected whole labels from 0 to 3, found {found};"):
+        class_counts([item], 4, cache=tmp_path / "counts.json")
+    assert not (tmp_path / "counts.json").exists()
+
+
+def test_empty_lists_and_class_numbers_are_refused(items):
+    with pytest.raises(DataError, match="items: expected at least one image, found an empty list"):
+        class_counts([], 2)
+    with pytest.raises(DataError, match="num_classes: expected at least 1, found 0"):
+        class_counts(items, 0)
+
+
+def test_a_missing_label_map_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere.nii.gz: expected a label map, found \(No such file"):
+        class_counts([{"label": tmp_path / "nowhere.nii.gz"}], 2)
