@@ -1,0 +1,194 @@
+"""The bundle keeps the promises that MONAI's tools and its model zoo rely on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser, verify_net_in_out
+from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+
+import monai_surrogates
+from monai_surrogates.losses import OBJECTIVES, loss_class
+from tests.bundle.runs import PATCH, SMALL, open_workflow
+
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
+WORKFLOWS = {
+    "train": (("train",), "train"),
+    "evaluate": (("train", "evaluate"), "train"),
+    "inference": (("inference",), "infer"),
+}
+# key_metric scores against labels, which inference does not have
+OPTIONAL = {
+    "train": {*TrainProperties},
+    "evaluate": {*TrainProperties},
+    "inference": {*InferProperties} - {"key_metric"},
+}
+
+
+def metadata(shipped: Path) -> dict[str, Any]:
+    return json.loads((shipped / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+
+def settings(name: str) -> dict[str, Any]:
+    return {"patch_size": PATCH, "num_workers": 0} if name == "inference" else SMALL
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_monai_finds_every_property_of_the_workflow(name: str, bundle: Path, task: Path) -> None:
+    configs, workflow_type = WORKFLOWS[name]
+    workflow = open_workflow(bundle, *configs, workflow_type=workflow_type, dataset_dir=str(task), **settings(name))
+    assert workflow.check_properties() == []
+    missing = [key for key in sorted(OPTIONAL[name] | {*MetaProperties}) if getattr(workflow, key) is None]
+    assert missing == []
+
+
+def test_properties_hold_what_tools_expect_of_them(bundle: Path, task: Path) -> None:
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), epochs=7, **{**SMALL, "val_interval": 3})
+    assert workflow.bundle_root == str(bundle)
+    assert workflow.dataset_dir == str(task)
+    assert (workflow.max_epochs, workflow.val_interval) == (7, 3)
+    assert workflow.trainer.state.max_epochs == 7
+    assert len(workflow.train_dataset) == len(workflow.train_dataset_data)
+    assert [*workflow.train_key_metric, *workflow.val_key_metric] == ["train_dice", "val_dice"]
+    assert workflow.channel_def == {"0": "background", "1": "lesion"}
+
+
+def test_max_epochs_can_be_set_on_the_trainer_as_in_zoo_bundles(bundle: Path, task: Path) -> None:
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), **{"train#trainer#max_epochs": 4}, **SMALL)
+    assert workflow.trainer.state.max_epochs == 4
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "network_def", "imports"),
+        *("train#trainer#max_epochs", "train#dataset#data", "train#handlers", "train#inferer", "train#key_metric"),
+        *("validate#evaluator", "validate#dataset#data", "validate#handlers", "validate#inferer"),
+        *("validate#key_metric", "validate#preprocessing", "validate#postprocessing"),
+        *("initialize", "run", "finalize"),
+    ],
+)
+def test_train_config_has_the_zoos_keys(key: str, shipped: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(shipped / "configs" / "train.yaml"))
+    assert key in parser
+
+
+def test_images_that_train_choose_and_score_are_disjoint_and_complete(bundle: Path, task: Path) -> None:
+    def images(items: list[dict[str, str]]) -> set[str]:
+        return {Path(item["image"]).name for item in items}
+
+    scored_over_all_folds = set()
+    for fold in range(3):
+        overrides = {"dataset_dir": str(task), "fold": fold, **SMALL}
+        training = open_workflow(bundle, "train", **overrides)
+        train, chosen = images(training.train_dataset_data), images(training.val_dataset_data)
+        scored = images(open_workflow(bundle, "train", "evaluate", **overrides).val_dataset_data)
+        assert train
+        assert chosen
+        assert scored
+        assert not (train & chosen or train & scored or chosen & scored)
+        assert train | chosen | scored == {path.name for path in (task / "imagesTr").iterdir()}
+        scored_over_all_folds |= scored
+    assert scored_over_all_folds == {path.name for path in (task / "imagesTr").iterdir()}
+
+
+def test_one_overlay_per_objective_and_none_beside(shipped: Path) -> None:
+    stems = {file.stem for file in (shipped / "configs").glob("*.yaml")}
+    assert stems - {"train", "evaluate", "inference"} == {*OBJECTIVES}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path) -> None:
+    overlay = yaml.safe_load((shipped / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+    trained = yaml.safe_load((shipped / "configs" / "train.yaml").read_text(encoding="utf-8"))
+    assert [*overlay] == ["loss"]
+    target = overlay["loss"].pop("_target_")
+    assert target == f"monai_surrogates.losses.{loss_class(name).__name__}"
+    assert locate(target) is loss_class(name)
+    del trained["loss"]["_target_"]
+    assert overlay["loss"] == {key: trained["loss"][key] for key in overlay["loss"]}
+    assert {*trained["loss"]} - {*overlay["loss"]} <= {
+        "class_counts"
+    }  # the one argument that one objective alone reads
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_overlay_builds_its_loss_without_the_configs_imports(name: str, shipped: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(shipped / "configs" / f"{name}.yaml"))
+    parser["class_counts"] = [90, 10]
+    assert type(parser.get_parsed_content("loss")) is loss_class(name)
+
+
+def test_metadata_has_the_zoos_fields(shipped: Path) -> None:
+    assert {
+        *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version"),
+        *("required_packages_version", "supported_apps", "name", "task", "description", "authors", "copyright"),
+        *("intended_use", "references", "data_source", "data_type", "image_classes", "label_classes", "pred_classes"),
+        *("eval_metrics", "network_data_format"),
+    } <= {*metadata(shipped)}
+
+
+def test_metadata_versions_are_ours(shipped: Path) -> None:
+    meta = metadata(shipped)
+    assert meta["version"] == next(iter(meta["changelog"]))
+    release = monai_surrogates.__version__.partition(".dev")[0]  # the bundle names the release that it is made for
+    assert meta["required_packages_version"]["monai-surrogates"] == release
+
+
+@pytest.mark.skipif(not CONSTRAINTS.exists(), reason="no constraints file in this tree")
+def test_metadata_pins_what_the_tests_run_with(shipped: Path) -> None:
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", CONSTRAINTS.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    meta = metadata(shipped)
+    stated = {
+        name: version for name, version in meta["required_packages_version"].items() if name != "monai-surrogates"
+    }
+    stated |= {"monai": meta["monai_version"], "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]}
+    assert stated == {name: pinned.get(name) for name in stated}
+
+
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_network_takes_and_gives_what_metadata_says(config: str, shipped: Path, task: Path) -> None:
+    configs = shipped / "configs"
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / f"{config}.yaml"),
+        device="cpu",
+        dataset_dir=str(task),
+    )
+
+
+def test_network_needs_no_data_set_once_its_channels_are_given(shipped: Path, tmp_path: Path) -> None:
+    configs = shipped / "configs"
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        device="cpu",
+        n=2,
+        dataset_dir=str(tmp_path / "absent"),
+        in_channels=2,
+        num_classes=2,
+    )
+
+
+def test_loss_by_short_name_needs_the_configs_import(bundle: Path, task: Path) -> None:
+    loss = {"_target_": "SoftJaccardLoss", "softmax": True, "to_onehot_y": True}
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), loss=loss, **SMALL)
+    assert type(workflow.parser.get_parsed_content("loss")) is OBJECTIVES["soft_jaccard"]
+
+
+def test_unknown_objective_stops_before_any_data_is_read(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="loss_class") as failure:
+        open_workflow(bundle, "train", dataset_dir=str(tmp_path / "absent"), objective="soft_dise")
+    with pytest.raises(ValueError, match=r"objective must be one of .*soft_dice.* 'soft_dise'.*mean 'soft_dice'"):
+        raise failure.value.__cause__ or failure.value
