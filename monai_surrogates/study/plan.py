@@ -65,7 +65,7 @@ QUICK = Settings(
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One objective on one fold, with a folder of its own."""
 
     objective: str
@@ -143,10 +143,10 @@ class Study:
         return self.data_dir or self.out / "task"
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[StudyCell]:
         """All objectives on the first fold, then on the next."""
         return [
-            Cell(name, fold, self.out / "cells" / name / f"fold{fold}")
+            StudyCell(name, fold, self.out / "cells" / name / f"fold{fold}")
             for fold in range(self.settings.run_folds)
             for name in self.objectives
         ]

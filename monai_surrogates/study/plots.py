@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from monai_surrogates import data
-from monai_surrogates.study.plan import Cell, Study
+from monai_surrogates.study.plan import Study, StudyCell
 from monai_surrogates.study.scores import image_name, per_image_means, prediction_file
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#ffd23f", "#ee4266"
@@ -37,7 +37,7 @@ def plot_per_image(table: pd.DataFrame, objectives: list[str], path: Path) -> No
     _save(figure, path)
 
 
-def plot_case(study: Study, cells: list[Cell], table: pd.DataFrame, path: Path) -> None:
+def plot_case(study: Study, cells: list[StudyCell], table: pd.DataFrame, path: Path) -> None:
     """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference."""
     item, dice = _median_case(study, cells, table)
     image, reference = _volume(item["image"]), _volume(item["label"])
@@ -55,7 +55,7 @@ def plot_case(study: Study, cells: list[Cell], table: pd.DataFrame, path: Path) 
     _save(figure, path)
 
 
-def _median_case(study: Study, cells: list[Cell], table: pd.DataFrame) -> tuple[dict[str, str], dict[str, float]]:
+def _median_case(study: Study, cells: list[StudyCell], table: pd.DataFrame) -> tuple[dict[str, str], dict[str, float]]:
     fold = cells[0].fold
     items = data.split(data.read_task(study.task_dir), study.settings.folds, fold, study.settings.seed).evaluation
     by_name = {image_name(item["image"]): item for item in items}

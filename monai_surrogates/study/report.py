@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from monai_surrogates.study import plots, scores
-from monai_surrogates.study.plan import Cell, Study, write_text
+from monai_surrogates.study.plan import Study, StudyCell, write_text
 from monai_surrogates.study.stage import STAGES
 
 
@@ -38,7 +38,7 @@ def write_report(study: Study, console: Console) -> bool:
     return len(finished) == len(study.cells)
 
 
-def _score(study: Study, finished: list[Cell]) -> pd.DataFrame:
+def _score(study: Study, finished: list[StudyCell]) -> pd.DataFrame:
     tables = [scores.score_cell(study, cell) for cell in finished]
     if not tables:
         return pd.DataFrame(columns=scores.COLUMNS)
@@ -47,7 +47,7 @@ def _score(study: Study, finished: list[Cell]) -> pd.DataFrame:
     return table.sort_values("objective", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
 
-def _summary(table: pd.DataFrame, study: Study, objective: str, finished: list[Cell]) -> dict[str, Any]:
+def _summary(table: pd.DataFrame, study: Study, objective: str, finished: list[StudyCell]) -> dict[str, Any]:
     cells = [cell for cell in study.cells if cell.objective == objective]
     dead = [cell for cell in cells if cell not in finished]
     if dead:
@@ -109,7 +109,7 @@ def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float,
     )
 
 
-def _plot(study: Study, finished: list[Cell], table: pd.DataFrame) -> None:
+def _plot(study: Study, finished: list[StudyCell], table: pd.DataFrame) -> None:
     shown = [name for name in study.objectives if name in set(table["objective"])]
     plots.plot_per_image(table, shown, study.out / "per_image.png")
     first = [cell for cell in finished if cell.fold == finished[0].fold]

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from monai_surrogates.study.plan import Cell, Study, StudyError
+from monai_surrogates.study.plan import Study, StudyCell, StudyError
 from monai_surrogates.study.report import write_report
 from monai_surrogates.study.stage import STAGES, last_lines, run_stage
 
@@ -60,7 +60,7 @@ def _only_one(study: Study) -> Iterator[None]:
         lock.release()
 
 
-def _run_stages(study: Study, todo: list[tuple[Cell, str]], console: Console) -> None:
+def _run_stages(study: Study, todo: list[tuple[StudyCell, str]], console: Console) -> None:
     estimate = Estimate([stage for _, stage in todo])
     columns = (
         TextColumn("{task.description}"),
@@ -69,7 +69,7 @@ def _run_stages(study: Study, todo: list[tuple[Cell, str]], console: Console) ->
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    dead: set[Cell] = set()
+    dead: set[StudyCell] = set()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("starting", total=1.0, left="")
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 from monai_surrogates import data
 from monai_surrogates.core import Overlap, dice_score, hard_overlap, jaccard_score
-from monai_surrogates.study.plan import Cell, Study
+from monai_surrogates.study.plan import Study, StudyCell
 
 COLUMNS = ["objective", "image", "class", "dice", "iou"]
 SMALL_SAMPLE = 20  # below this many images a bootstrap interval is too narrow
@@ -31,12 +31,12 @@ def read_label_map(path: str) -> torch.Tensor:
     return torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.int64).reshape(1, -1))
 
 
-def prediction_file(cell: Cell, image: str) -> str:
+def prediction_file(cell: StudyCell, image: str) -> str:
     """The mask that evaluation wrote for an image."""
     return str(cell.prediction_dir / f"{image_name(image)}.nii.gz")
 
 
-def score_cell(study: Study, cell: Cell) -> pd.DataFrame:
+def score_cell(study: Study, cell: StudyCell) -> pd.DataFrame:
     """Dice and IoU of each evaluation image and foreground class; NaN where the reference lacks the class."""
     task = data.read_task(study.task_dir)
     items = data.split(task, study.settings.folds, cell.fold, study.settings.seed).evaluation
@@ -99,7 +99,7 @@ def summarise(table: pd.DataFrame, objective: str, seconds_per_epoch: float | No
     return {**summary, "seconds_per_epoch": seconds_per_epoch}
 
 
-def seconds_per_epoch(cell: Cell) -> float | None:
+def seconds_per_epoch(cell: StudyCell) -> float | None:
     """Median over the epochs of the time that training took, without validation, from the run's TensorBoard log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

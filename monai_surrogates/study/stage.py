@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import monai_surrogates
-from monai_surrogates.study.plan import Cell, Study, write_text
+from monai_surrogates.study.plan import Study, StudyCell, write_text
 
 STAGES = ("train", "evaluate")
 BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
@@ -23,7 +23,7 @@ BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
 _ITERATION = re.compile(r"Epoch: (\d+)/(\d+), Iter: (\d+)/(\d+)")
 
 
-def command(study: Study, cell: Cell, stage: str) -> list[str]:
+def command(study: Study, cell: StudyCell, stage: str) -> list[str]:
     """The command line of a stage: the shipped bundle, with overrides only."""
     configs = [BUNDLE / "configs" / "train.yaml"]
     if stage == "evaluate":
@@ -58,7 +58,7 @@ def _literal(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_stage(study: Study, cell: Cell, stage: str, on_progress: Callable[[float], None]) -> bool:
+def run_stage(study: Study, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> bool:
     """Run one stage and keep what it prints.
 
     Args:
