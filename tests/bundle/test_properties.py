@@ -155,6 +155,21 @@ def test_metadata_pins_what_the_tests_run_with(shipped: Path) -> None:
     assert stated == {name: pinned.get(name) for name in stated}
 
 
+def test_training_and_inference_build_the_same_network_on_the_same_preprocessing(shipped: Path) -> None:
+    parsers = {"train": ConfigParser(), "inference": ConfigParser()}
+    for config, parser in parsers.items():
+        parser.read_config(str(shipped / "configs" / f"{config}.yaml"))
+        parser.update({"in_channels": 2, "num_classes": 2})
+    weights = [parser.get_parsed_content("network_def").state_dict() for parser in parsers.values()]
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in weights]
+    assert shapes[0] == shapes[1]
+    for key in ("inferer", "patch_size"):
+        assert parsers["train"].get(f"validate#{key}", parsers["train"].get(key)) == parsers["inference"][key]
+    validated = [{**step, "keys": ["image"]} for step in parsers["train"]["validate#preprocessing#transforms"]]
+    inferred = [{**step, "keys": ["image"]} for step in parsers["inference"]["preprocessing#transforms"]]
+    assert validated == inferred
+
+
 @pytest.mark.parametrize("config", ["train", "inference"])
 def test_network_takes_and_gives_what_metadata_says(config: str, shipped: Path, task: Path) -> None:
     configs = shipped / "configs"

@@ -85,7 +85,7 @@ def organ_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def organ_bundle(new_bundle: Callable[[], Path], organ_task: Path) -> Path:
     """A bundle that was trained, evaluated and used on the organ task."""
     root = new_bundle()
-    overrides = {"dataset_dir": str(organ_task), **SMALL}
+    overrides = {"dataset_dir": str(organ_task), **SMALL, "val_interval": 6}
     run_workflow(root, "train", epochs=6, objective="cross_entropy", learning_rate=0.01, **overrides)
     run_workflow(root, "train", "evaluate", **overrides)
     run_workflow(root, "inference", workflow_type="infer", dataset_dir=str(organ_task), patch_size=PATCH, num_workers=0)
