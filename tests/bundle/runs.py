@@ -26,6 +26,7 @@ def run_bundle(cwd: Path, *args: str, check: bool = True) -> subprocess.Complete
     """Runs ``python -m monai.bundle run ...`` in the folder cwd; with check, a failure shows the end of its log."""
     command = [sys.executable, "-m", "monai.bundle", "run", *map(str, args)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    environment["OMP_NUM_THREADS"] = "1"  # as in this process, see conftest.py
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
     if check:
         shown = f"{' '.join(command)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
