@@ -10,7 +10,7 @@ _Item = TypeVar("_Item")
 
 
 def with_progress(items: Sequence[_Item], description: str, show: bool = True) -> Iterable[_Item]:
-    """Iterates over the items, with a progress bar where tqdm is installed.
+    """Iterates over the items, with a progress bar where tqdm is installed and a terminal is there to see it.
 
     Args:
         items: what to iterate over.
@@ -26,5 +26,5 @@ def with_progress(items: Sequence[_Item], description: str, show: bool = True) -
     """
     if not (show and _has_tqdm):
         return items
-    bar: Iterable[_Item] = _tqdm(items, desc=description, leave=False)
+    bar: Iterable[_Item] = _tqdm(items, desc=description, leave=False, disable=None)
     return bar

@@ -33,6 +33,7 @@ class Settings:
         patch_size: voxels per axis of a training patch.
         patches_per_image: patches per image and epoch.
         batch_size: images per step.
+        num_res_units: residual units per level of the U-Net.
         learning_rate: of AdamW, falling with a cosine.
         num_workers: processes that load data.
         seed: of weights, order of the data, and the division into parts.
@@ -46,6 +47,7 @@ class Settings:
     patch_size: tuple[int, int, int] = (64, 64, 32)
     patches_per_image: int = 2
     batch_size: int = 2
+    num_res_units: int = 2
     learning_rate: float = 1e-3
     num_workers: int = 2
     seed: int = 0
@@ -55,9 +57,11 @@ class Settings:
 QUICK = Settings(
     folds=3,
     run_folds=1,
-    epochs=15,
+    epochs=24,
+    val_interval=6,
     patch_size=(32, 32, 16),
-    patches_per_image=4,
+    patches_per_image=1,
+    num_res_units=0,
     learning_rate=5e-3,
     num_workers=0,
     num_images=36,

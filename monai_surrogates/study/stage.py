@@ -86,21 +86,19 @@ def run_stage(study: Study, cell: StudyCell, stage: str, on_progress: Callable[[
 
 
 def _follow(words: list[str], write: Callable[[str], object], on_progress: Callable[[float], None]) -> int:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            write(line)
-            if found := _ITERATION.search(line):
-                epoch, epochs, iteration, iterations = map(int, found.groups())
-                on_progress((epoch - 1 + iteration / iterations) / epochs)
-        return process.wait()
-    finally:
-        if process.poll() is None:  # interrupted: the stage must not outlive the study
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                write(line)
+                if found := _ITERATION.search(line):
+                    epoch, epochs, iteration, iterations = map(int, found.groups())
+                    on_progress((epoch - 1 + iteration / iterations) / epochs)
+            return process.wait()
+        except BaseException:  # interrupted: the stage must not outlive the study
             process.kill()
-            process.wait()
+            raise
 
 
 def last_lines(log: Path, count: int = 8) -> str:

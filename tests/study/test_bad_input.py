@@ -1,0 +1,170 @@
+"""Every bad input ends with exit code 2 and one sentence, and leaves every folder as it was."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from monai_surrogates.cli import app
+
+
+@pytest.fixture
+def data_dir(task, tmp_path):
+    return shutil.copytree(task, tmp_path / "data")
+
+
+def listing(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def refused(tmp_path, *arguments):
+    """The message of a study that must not start."""
+    before = listing(tmp_path)
+    result = CliRunner().invoke(app, ["study", "--quick", "--out", str(tmp_path / "out"), *map(str, arguments)])
+    assert result.exit_code == 2, result.output
+    assert listing(tmp_path) == before
+    message = result.stderr.strip()
+    assert message.startswith("Error: ")
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def edit(data_dir, **changes):
+    file = data_dir / "dataset.json"
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, **changes}))
+
+
+def rewrite(path, change_array=lambda a: a, change_affine=lambda a: a):
+    volume = nib.load(path)
+    array, affine = np.asarray(volume.dataobj), volume.affine
+    nib.save(nib.Nifti1Image(change_array(array), change_affine(affine)), path)
+
+
+def test_unknown_objective(tmp_path):
+    message = refused(tmp_path, "--objectives", "soft_dise,lovasz_softmax")
+    assert "cross_entropy, weighted_cross_entropy, soft_dice, soft_jaccard, lovasz_softmax" in message
+    assert "Did you mean 'soft_dice'?" in message
+
+
+def test_the_same_objective_twice(tmp_path):
+    assert "name each of them once" in refused(tmp_path, "--objectives", "soft_dice,soft_dice")
+
+
+def test_no_data_set(tmp_path):
+    assert "dataset.json" in refused(tmp_path, "--data", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"training": 3}'])
+def test_malformed_data_set(tmp_path, data_dir, text):
+    (data_dir / "dataset.json").write_text(text)
+    assert "dataset.json" in refused(tmp_path, "--data", data_dir)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("./imagesTr/nobody.nii.gz", "nobody.nii.gz"),
+        ("/imagesTr/lesion_000.nii.gz", "relative"),
+        ("./imagesTr/../imagesTr/lesion_000.nii.gz", r".."),
+    ],
+)
+def test_entries_missing_absolute_or_outside(tmp_path, data_dir, path, words):
+    training = json.loads((data_dir / "dataset.json").read_text())["training"]
+    training[0]["image"] = path
+    edit(data_dir, training=training)
+    assert words in refused(tmp_path, "--data", data_dir)
+
+
+def test_symbolic_links_are_followed(tmp_path, data_dir):
+    image = data_dir / "imagesTr" / "lesion_000.nii.gz"
+    image.rename(tmp_path / "elsewhere.nii.gz")
+    image.symlink_to(tmp_path / "elsewhere.nii.gz")
+    # the data is fine, so the next complaint is about the folds
+    assert "folds" in refused(tmp_path, "--data", data_dir, "--folds", 7)
+
+
+def test_image_and_label_of_different_shape(tmp_path, data_dir):
+    rewrite(data_dir / "labelsTr" / "lesion_001.nii.gz", change_array=lambda a: a[..., 1:])
+    assert "lesion_001" in refused(tmp_path, "--data", data_dir)
+
+
+def test_a_corner_moved_by_more_than_one_percent_of_a_voxel(tmp_path, data_dir):
+    def shift(affine):
+        return affine @ np.array([[1, 0, 0, 0.02], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+    rewrite(data_dir / "labelsTr" / "lesion_002.nii.gz", change_affine=shift)
+    assert "lesion_002" in refused(tmp_path, "--data", data_dir)
+
+
+def test_undeclared_label_values(tmp_path, data_dir):
+    rewrite(data_dir / "labelsTr" / "lesion_003.nii.gz", change_array=lambda a: np.where(a > 0, 5, a).astype(np.uint8))
+    message = refused(tmp_path, "--data", data_dir)
+    assert "lesion_003" in message
+    assert "5" in message
+
+
+def test_fewer_images_than_folds(tmp_path, data_dir):
+    assert "folds" in refused(tmp_path, "--data", data_dir, "--folds", 7)
+    assert "folds" in refused(tmp_path, "--folds", 999)
+
+
+@pytest.mark.parametrize("folds", [-1, 0, 1])
+def test_too_few_folds(tmp_path, folds):
+    assert "folds must be at least 2" in refused(tmp_path, "--folds", folds)
+
+
+@pytest.mark.parametrize("epochs", [0, -3])
+def test_no_epochs(tmp_path, epochs):
+    assert "epochs must be at least 1" in refused(tmp_path, "--epochs", epochs)
+
+
+def test_an_output_folder_with_other_files(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    assert "holds other files" in refused(tmp_path)
+
+
+def test_an_output_folder_of_another_run(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.json").write_text(json.dumps({"epochs": 3}))
+    message = refused(tmp_path)
+    assert "holds another run" in message
+    assert "epochs=3" in message
+
+
+def test_a_damaged_study_file(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "study.json").write_text("{")
+    assert "damaged" in refused(tmp_path)
+
+
+def test_an_output_path_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("not a folder")
+    assert "is a file" in refused(tmp_path)
+
+
+def test_the_bundle_is_not_copied_over_anything(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.yaml").write_text("precious")
+    result = CliRunner().invoke(app, ["bundle", str(tmp_path / "mine")])
+    assert result.exit_code == 2
+    assert "nothing is overwritten" in result.stderr
+    assert (tmp_path / "mine" / "train.yaml").read_text() == "precious"
+
+
+def test_the_bundle_is_copied_out_whole(tmp_path):
+    result = CliRunner().invoke(app, ["bundle", str(tmp_path / "new")])
+    assert result.exit_code == 0
+    names = {str(p.relative_to(tmp_path / "new")) for p in (tmp_path / "new").rglob("*") if p.is_file()}
+    assert {
+        "configs/train.yaml",
+        "configs/evaluate.yaml",
+        "configs/inference.yaml",
+        "LICENSE",
+        "docs/README.md",
+    } <= names
+    assert {"configs/metadata.json", "configs/logging.conf", "configs/lovasz_softmax.yaml"} <= names

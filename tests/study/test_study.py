@@ -1,0 +1,177 @@
+"""The study from end to end, each stage in the process that a user would get."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from filelock import FileLock
+from rich.console import Console
+
+from monai_surrogates import data
+from monai_surrogates.study import Study, StudyError, run_study
+from monai_surrogates.study.run import Estimate
+from monai_surrogates.study.stage import command
+from tests.reference import dice_and_iou
+from tests.study.conftest import TINY
+
+OBJECTIVES = ("soft_dice", "lovasz_softmax")
+
+
+def prepared(out, task, settings, objectives=OBJECTIVES):
+    return Study.prepare(out, objectives, settings, task, progress=False)
+
+
+def recorder():
+    return Console(file=io.StringIO(), width=120)
+
+
+def run(study):
+    """Whether the study succeeded, and what it printed."""
+    console = recorder()
+    return run_study(study, console), console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, task):
+    study = prepared(tmp_path_factory.mktemp("study") / "out", task, TINY)
+    succeeded, text = run(study)
+    assert succeeded, text
+    return study, text
+
+
+@pytest.mark.slow
+def test_what_is_printed_and_written(finished):
+    study, text = finished
+    for word in (*OBJECTIVES, "Dice", "IoU", "s/epoch", "interval is too narrow", "per_image.csv", "summary.json"):
+        assert word in text
+    summary = json.loads((study.out / "summary.json").read_text())
+    assert [o["objective"] for o in summary["objectives"]] == list(OBJECTIVES)
+    assert all(o["seconds_per_epoch"] > 0 for o in summary["objectives"])
+    for picture in ("per_image.png", "case.png"):
+        assert (study.out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_per_image_scores_are_those_of_the_masks_on_images_that_trained_nothing(finished):
+    study, _ = finished
+    table = pd.read_csv(study.out / "per_image.csv")
+    assert list(table.columns) == ["objective", "image", "class", "dice", "iou"]
+    parts = data.split(study.task_dir, study.settings.folds, 0, study.settings.seed)
+    labels = {name_of(item["image"]): item["label"] for item in parts.evaluation}
+    assert set(table["image"]) == set(labels)
+    assert not set(labels) & {name_of(item["image"]) for item in parts.train + parts.validation}
+    for row in table.itertuples():
+        mask = study.out / "cells" / row.objective / "fold0" / "eval" / "predictions" / f"{row.image}.nii.gz"
+        prediction, reference = (np.asarray(nib.load(p).dataobj) == 1 for p in (mask, labels[row.image]))
+        assert (row.dice, row.iou) == pytest.approx(dice_and_iou(prediction, reference))
+        assert row.dice == pytest.approx(2 * row.iou / (1 + row.iou))
+
+
+def name_of(path):
+    return os.path.basename(path).removesuffix(".nii.gz")  # noqa: PTH119
+
+
+@pytest.mark.slow
+def test_a_second_call_runs_nothing_again(finished):
+    study, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()}
+    table = (study.out / "per_image.csv").read_bytes()
+    started = time.monotonic()
+    assert run(study)[0]
+    assert time.monotonic() - started < 15  # a process that trains would need as long to import alone
+    assert {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()} == before
+    assert (study.out / "per_image.csv").read_bytes() == table
+
+
+@pytest.mark.slow
+def test_a_cell_that_dies_is_reported_and_the_others_are_kept(finished, tmp_path):
+    study, _ = finished
+    cell = study.cells[0]
+    model = cell.folder / "models" / "model.pt"
+    kept, marker = model.read_bytes(), cell.marker("evaluate").read_bytes()
+    try:
+        model.write_bytes(b"not a checkpoint")
+        cell.marker("evaluate").unlink()
+        succeeded, text = run(study)
+        assert not succeeded
+        assert "soft_dice, fold 0: evaluate took" in text
+        assert "and failed" in text
+        assert "evaluate.log" in text
+        assert set(pd.read_csv(study.out / "per_image.csv")["objective"]) == {"lovasz_softmax"}
+        statuses = {
+            o["objective"]: o["status"] for o in json.loads((study.out / "summary.json").read_text())["objectives"]
+        }
+        assert statuses == {"soft_dice": "failed", "lovasz_softmax": "finished"}
+    finally:
+        model.write_bytes(kept)
+        cell.marker("evaluate").write_bytes(marker)
+    assert run(study)[0]
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_ends_its_process_and_goes_on(task, tmp_path):
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "monai_surrogates", "study", "--quick", "--data", str(task), "--out", str(out)]
+    words += ["--objectives", "soft_dice", "--epochs", "5000"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = out / "cells" / "soft_dice" / "fold0" / "train.log"
+    deadline = time.monotonic() + 120
+    while "Epoch: 1/5000" not in (log.read_text() if log.is_file() else ""):
+        assert time.monotonic() < deadline, process.communicate(timeout=5)
+        time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "The same command goes on" in errors
+    size = log.stat().st_size
+    time.sleep(2)
+    assert log.stat().st_size == size  # nothing writes any more
+    assert not list(out.rglob("*.done.json"))
+
+
+def test_the_same_folder_with_other_settings_is_another_run_but_more_objectives_are_not(task, tmp_path, tiny):
+    study = prepared(tmp_path / "out", task, tiny)
+    study.open()
+    assert prepared(tmp_path / "out", task, tiny, ("cross_entropy",)).cells[0].objective == "cross_entropy"
+    with pytest.raises(StudyError, match=r"holds another run \(epochs=2 instead of 7\)"):
+        prepared(tmp_path / "out", task, replace(tiny, epochs=7))
+
+
+def test_two_runs_do_not_write_the_same_folder(task, tmp_path, tiny):
+    study = prepared(tmp_path / "out", task, tiny)
+    study.open()
+    with FileLock(study.out / ".lock"), pytest.raises(StudyError, match="is being written by another run"):
+        run(study)
+
+
+def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_path, tiny):
+    study = prepared(tmp_path / "out", task, tiny)
+    first, second = ([w.replace(c.objective, "OBJECTIVE") for w in command(study, c, "train")] for c in study.cells)
+    assert first == second
+
+
+def test_the_estimate_is_what_the_same_kind_of_stage_has_cost(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("monai_surrogates.study.run.time.monotonic", lambda: now)
+    estimate = Estimate(["train", "evaluate", "train", "evaluate"])
+    estimate.start()
+    assert estimate.left(0.0) is None
+    assert estimate.words(0.0) == "estimating the time"
+    now = 10.0
+    assert estimate.left(0.5) == pytest.approx(2 * 20 + 2 * 0.3 * 20 - 10)
+    now = 24.0
+    estimate.finish()
+    estimate.start()
+    now = 30.0
+    estimate.finish()
+    assert estimate.left(0.0) == pytest.approx(24 + 6)
+    assert estimate.done(0.0) == pytest.approx(0.5)
