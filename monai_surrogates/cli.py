@@ -53,6 +53,9 @@ def study(
     folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     seed: Annotated[int, typer.Option(help="Of data, division, weights and order.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Objectives to run at the same time; 2 with --quick, else 1.")
+    ] = None,
 ) -> None:
     """Train the bundle under each objective, and score each on the same images."""
     settings = _settings(quick, folds, epochs, seed)
@@ -60,7 +63,7 @@ def study(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         plan = Study.prepare(out, names, settings, data)
-        succeeded = run_study(plan, Console())
+        succeeded = run_study(plan, Console(), jobs or (2 if quick else 1))
     except (DataError, StudyError) as error:
         _refuse(str(error))
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +70,13 @@ def _document(study: Study, summaries: list[dict[str, Any]], baseline: float) ->
 
 
 def _print_table(summaries: list[dict[str, Any]], console: Console) -> None:
-    table = Table(title="Mean per-image scores with 95 % bootstrap interval", title_justify="left")
+    table = Table(
+        title="Mean per-image scores with 95 % bootstrap interval",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fits into 80 columns
     table.add_column("objective", no_wrap=True)
     for heading in ("Dice", "IoU", "s/epoch"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -1,25 +1,22 @@
-"""Run a study: every cell's stages in turn, with progress and a time estimate, then the report."""
+"""Run a study: every cell's stages, with progress and a time estimate, then the report."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from statistics import mean
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from monai_surrogates.study.estimate import Estimate
 from monai_surrogates.study.plan import Study, StudyCell, StudyError
 from monai_surrogates.study.report import write_report
-from monai_surrogates.study.stage import STAGES, last_lines, run_stage
-
-EVALUATION_SHARE = 0.3  # of a training's time; used until the first evaluation has been measured
+from monai_surrogates.study.stage import STAGES, StageRunner, last_lines
 
 
-def run_study(study: Study, console: Console | None = None) -> bool:
+def run_study(study: Study, console: Console | None = None, jobs: int = 1) -> bool:
     """Run what is not finished yet, then write the tables and the plots.
 
     A cell that dies is reported with the end of its log; the others go on. Finished cells are not run again.
@@ -27,6 +24,7 @@ def run_study(study: Study, console: Console | None = None) -> bool:
     Args:
         study: from :meth:`~monai_surrogates.study.plan.Study.prepare`.
         console: where to print.
+        jobs: how many objectives to run at the same time; they share the machine's cores.
 
     Returns:
         Whether every cell finished.
@@ -37,12 +35,14 @@ def run_study(study: Study, console: Console | None = None) -> bool:
     console = console or Console()
     with _only_one(study):
         study.open()
-        todo = [(cell, stage) for cell in study.cells for stage in STAGES if not cell.finished(stage)]
-        if len(todo) < len(study.cells) * len(STAGES):
-            finished = sum(all(cell.finished(stage) for stage in STAGES) for cell in study.cells)
-            console.print(f"Resuming {study.out}: {finished} of {len(study.cells)} runs are finished.")
+        finished = [cell for cell in study.cells if all(cell.finished(stage) for stage in STAGES)]
+        if finished:
+            console.print(
+                f"Resuming {study.out}: {len(finished)} of {len(study.cells)} runs are finished.", soft_wrap=True
+            )
+        todo = [cell for cell in study.cells if cell not in finished]
         if todo:
-            _run_stages(study, todo, console)
+            _run_cells(study, todo, console, jobs)
         return write_report(study, console)
 
 
@@ -60,8 +60,8 @@ def _only_one(study: Study) -> Iterator[None]:
         lock.release()
 
 
-def _run_stages(study: Study, todo: list[tuple[StudyCell, str]], console: Console) -> None:
-    estimate = Estimate([stage for _, stage in todo])
+def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int) -> None:
+    estimate = Estimate([stage for cell in todo for stage in STAGES if not cell.finished(stage)], jobs)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,89 +69,39 @@ def _run_stages(study: Study, todo: list[tuple[StudyCell, str]], console: Consol
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}"),
     )
-    dead: set[StudyCell] = set()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("starting", total=1.0, left="")
-
-        def show(fraction: float) -> None:
-            progress.update(bar, completed=estimate.done(fraction), left=estimate.words(fraction))
-
-        for cell, stage in todo:
-            progress.update(bar, description=f"{cell.objective}, fold {cell.fold}: {stage}")
-            if cell in dead:
-                estimate.skip()
-                continue
-            estimate.start()
-            show(0.0)
-            succeeded = run_stage(study, cell, stage, show)
-            estimate.finish()
-            show(0.0)
-            took = f"{cell.objective}, fold {cell.fold}: {stage} took {estimate.last:.0f} s"
-            if succeeded:
-                console.print(f"{took}; {estimate.words(0.0) or 'done'}", highlight=False)
-            else:
-                dead.add(cell)
-                console.print(f"[red]{took} and failed[/red]; the end of {cell.log(stage)}:", highlight=False)
-                console.print(last_lines(cell.log(stage)), markup=False, highlight=False)
+    runner = StageRunner(study, jobs)
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
+        bar = progress.add_task(f"{len(todo)} runs", total=1.0, left=estimate.words())
+        futures = [pool.submit(_run_cell, runner, cell, estimate, progress, bar) for cell in todo]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # interrupted: no process may outlive the study
+            pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
+            raise
+        progress.update(bar, completed=1.0, left="")
 
 
-@dataclass
-class Estimate:
-    """What is left, from what has been measured: a stage costs what its kind has cost so far.
+def _run_cell(runner: StageRunner, cell: StudyCell, estimate: Estimate, progress: Progress, bar: TaskID) -> None:
+    console = progress.console
+    todo = [stage for stage in STAGES if not cell.finished(stage)]
+    for position, stage in enumerate(todo):
 
-    Attributes:
-        waiting: the kinds of the stages still to come, the running one first.
-    """
+        def advance(fraction: float) -> None:
+            estimate.advance(cell, fraction)
+            progress.update(bar, completed=estimate.done(), left=estimate.words())
 
-    waiting: list[str]
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    last: float = 0.0
-    _started: float = 0.0
-    _spent: float = 0.0
-
-    def start(self) -> None:
-        """The first waiting stage begins."""
-        self._started = time.monotonic()
-
-    def finish(self) -> None:
-        """The running stage ended."""
-        self.last = time.monotonic() - self._started
-        self._spent += self.last
-        self.seconds.setdefault(self.waiting.pop(0), []).append(self.last)
-        self._started = time.monotonic()
-
-    def skip(self) -> None:
-        """The next stage will not run."""
-        self.waiting.pop(0)
-
-    def left(self, fraction: float) -> float | None:
-        """Seconds still to go, with the running stage finished to this fraction; None if nothing is known yet."""
-        if not self.waiting:
-            return 0.0
-        running = time.monotonic() - self._started
-        training = self._training(running, fraction)
-        if training is None:
-            return None
-        cost = {"train": training, "evaluate": mean(self.seconds.get("evaluate", [EVALUATION_SHARE * training]))}
-        return max(0.0, sum(cost[kind] for kind in self.waiting) - running)
-
-    def _training(self, running: float, fraction: float) -> float | None:
-        measured = self.seconds.get("train")
-        if measured:
-            return mean(measured)
-        if self.waiting[0] == "train":
-            return running / fraction if fraction > 0 else None
-        return running / EVALUATION_SHARE  # a resumed study that begins with an evaluation
-
-    def done(self, fraction: float) -> float:
-        """The share of the whole that is done, in time."""
-        left = self.left(fraction)
-        spent = self._spent + (time.monotonic() - self._started if self.waiting else 0.0)
-        return 0.0 if left is None or spent + left == 0 else spent / (spent + left)
-
-    def words(self, fraction: float) -> str:
-        """For people."""
-        left = self.left(fraction)
-        if left is None:
-            return "estimating the time"
-        return f"about {left / 60:.1f} min left" if left else ""
+        estimate.start(cell, stage)
+        succeeded = runner.run(cell, stage, advance)
+        took = f"{cell.objective}, fold {cell.fold}: {stage} took {estimate.finish(cell):.0f} s"
+        if not succeeded:
+            for skipped in todo[position + 1 :]:
+                estimate.drop(skipped)
+            console.print(
+                f"[red]{took} and failed[/red]; the end of {cell.log(stage)}:", highlight=False, soft_wrap=True
+            )
+            console.print(last_lines(cell.log(stage)), markup=False, highlight=False, soft_wrap=True)
+            return
+        progress.update(bar, completed=estimate.done(), left=estimate.words())
+        console.print(f"{took}; {estimate.words() or 'the last one'}", highlight=False)

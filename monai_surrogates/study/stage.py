@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -58,47 +60,74 @@ def _literal(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def run_stage(study: Study, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> bool:
-    """Run one stage and keep what it prints.
+class StageRunner:
+    """Runs stages as processes, several at the same time if asked, and can end them all.
 
     Args:
         study: the study.
-        cell: the objective and fold.
-        stage: ``"train"`` or ``"evaluate"``.
-        on_progress: told the finished share of the training, 0 to 1.
-
-    Returns:
-        Whether the stage finished; if not, its log says why.
+        jobs: how many stages share the machine.
     """
-    if stage == "train" and cell.folder.exists():
-        shutil.rmtree(cell.folder)  # what a killed training left behind
-    cell.folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    words = command(study, cell, stage)
-    with cell.log(stage).open("w", encoding="utf-8") as log:
-        log.write(f"$ {shlex.join(words)}\n")
-        log.flush()
-        code = _follow(words, log.write, on_progress)
-    if code != 0:
-        return False
-    write_text(cell.marker(stage), json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
-    return True
 
+    def __init__(self, study: Study, jobs: int = 1) -> None:
+        self.study = study
+        # Threads that spin while they wait make training several times slower as soon as anything else runs.
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        self._environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), **os.environ}
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopped = threading.Event()
 
-def _follow(words: list[str], write: Callable[[str], object], on_progress: Callable[[float], None]) -> int:
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
-    ) as process:
-        try:
+    def run(self, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> bool:
+        """Run one stage and keep what it prints.
+
+        Args:
+            cell: the objective and fold.
+            stage: ``"train"`` or ``"evaluate"``.
+            on_progress: told the finished share, above 0 to 1, of a training.
+
+        Returns:
+            Whether the stage finished; if not, its log says why.
+        """
+        if stage == "train" and cell.folder.exists():
+            shutil.rmtree(cell.folder)  # what a killed training left behind
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        words = command(self.study, cell, stage)
+        with cell.log(stage).open("w", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(words)}\n")
+            log.flush()
+            code = self._follow(words, log.write, on_progress)
+        if code != 0 or self._stopped.is_set():
+            return False
+        write_text(cell.marker(stage), json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
+        return True
+
+    def stop(self) -> None:
+        """End all stages; what they have not finished runs again in the next study."""
+        self._stopped.set()
+        for process in list(self._processes):
+            process.kill()
+
+    def _follow(self, words: list[str], write: Callable[[str], object], on_progress: Callable[[float], None]) -> int:
+        with subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self._environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
+            self._processes.add(process)
+            if self._stopped.is_set():
+                process.kill()
             for line in process.stdout or ():
                 write(line)
                 if found := _ITERATION.search(line):
                     epoch, epochs, iteration, iterations = map(int, found.groups())
                     on_progress((epoch - 1 + iteration / iterations) / epochs)
-            return process.wait()
-        except BaseException:  # interrupted: the stage must not outlive the study
-            process.kill()
-            raise
+            code = process.wait()
+            self._processes.discard(process)
+            return code
 
 
 def last_lines(log: Path, count: int = 8) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from monai_surrogates import data
 from monai_surrogates.study import Study, StudyError, run_study
-from monai_surrogates.study.run import Estimate
+from monai_surrogates.study.estimate import Estimate
 from monai_surrogates.study.stage import command
 from tests.reference import dice_and_iou
 from tests.study.conftest import TINY
@@ -37,7 +37,7 @@ def recorder():
 def run(study):
     """Whether the study succeeded, and what it printed."""
     console = recorder()
-    return run_study(study, console), console.file.getvalue()
+    return run_study(study, console, jobs=2), console.file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -159,19 +159,28 @@ def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_pa
     assert first == second
 
 
-def test_the_estimate_is_what_the_same_kind_of_stage_has_cost(monkeypatch):
+def test_the_estimate_is_what_stages_of_the_kind_cost(monkeypatch):
     now = 0.0
-    monkeypatch.setattr("monai_surrogates.study.run.time.monotonic", lambda: now)
-    estimate = Estimate(["train", "evaluate", "train", "evaluate"])
-    estimate.start()
-    assert estimate.left(0.0) is None
-    assert estimate.words(0.0) == "estimating the time"
-    now = 10.0
-    assert estimate.left(0.5) == pytest.approx(2 * 20 + 2 * 0.3 * 20 - 10)
-    now = 24.0
-    estimate.finish()
-    estimate.start()
+    monkeypatch.setattr("monai_surrogates.study.estimate.time.monotonic", lambda: now)
+    estimate = Estimate(["train", "evaluate"] * 3, jobs=2)
+    estimate.start("a", "train")
+    estimate.start("b", "train")
+    assert estimate.left() is None
+    assert estimate.words() == "estimating the time"
+    now = 10.0  # starting took 10 s
+    estimate.advance("a", 0.1)
+    now = 20.0  # and half of the training 10 s: 30 s in all; an evaluation is 1.3 starts
+    estimate.advance("a", 0.5)
+    assert estimate.left() == pytest.approx(((30 - 20) * 2 + 30 + 3 * 13) / 2)
     now = 30.0
-    estimate.finish()
-    assert estimate.left(0.0) == pytest.approx(24 + 6)
-    assert estimate.done(0.0) == pytest.approx(0.5)
+    assert estimate.finish("a") == 30
+    estimate.start("a", "evaluate")
+    now = 36.0
+    estimate.finish("a")
+    estimate.finish("b")  # took 36
+    assert estimate.left() == pytest.approx((33 + 2 * 6) / 2)
+    assert estimate.done() == pytest.approx(36 / (36 + 22.5))
+    for kind in list(estimate.waiting):
+        estimate.drop(kind)
+    assert estimate.left() == 0
+    assert estimate.words() == ""
