@@ -48,7 +48,7 @@ class Estimate:
     _measured: dict[str, list[float]] = field(default_factory=dict)
     _starts: list[float] = field(default_factory=list)
     _running: dict[object, RunningStage] = field(default_factory=dict)
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=lambda: time.monotonic())
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def start(self, key: object, kind: str) -> None:
