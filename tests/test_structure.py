@@ -43,10 +43,16 @@ OUTSIDE = {
 PUBLIC = {
     "losses": {
         "OBJECTIVES",
+        "LovaszHingeLoss",
+        "LovaszSoftmaxCELoss",
         "LovaszSoftmaxLoss",
         "PlainCELoss",
+        "SoftDiceCELoss",
         "SoftDiceLoss",
+        "SoftJaccardCELoss",
         "SoftJaccardLoss",
+        "SoftTverskyLoss",
+        "SurrogateCELoss",
         "WeightedCELoss",
         "loss_class",
         "make_loss",

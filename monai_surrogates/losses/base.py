@@ -37,6 +37,8 @@ FOREIGN_ARGUMENTS = frozenset(
         "lambda_ce",
         "lambda_surrogate",
         "classes",
+        "two_class",
+        "per_image",
     }
 )
 
@@ -82,12 +84,14 @@ class PerClassArguments(SharedArguments, total=False):
         batch: one score over the whole batch instead of one per item.
         classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
             list of class ids.
+        two_class: score a single channel as two classes, the background being what is neither predicted nor reference.
     """
 
     include_background: bool
     other_act: Callable[[Tensor], Tensor] | None
     batch: bool
     classes: Classes
+    two_class: bool
 
 
 class SurrogateLoss(_Loss):
@@ -203,12 +207,14 @@ class PerClassLoss(SurrogateLoss):
         other_act: Callable[[Tensor], Tensor] | None = None,
         batch: bool = False,
         classes: Classes | None = None,
+        two_class: bool = False,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
         self.activation = inputs.choose_activation(self.sigmoid, self.softmax, other_act)
         self.include_background = include_background
         self.batch = batch
+        self.two_class = two_class
         self.classes = _check_classes(self.default_classes if classes is None else classes, include_background)
 
     @abstractmethod
@@ -216,7 +222,10 @@ class PerClassLoss(SurrogateLoss):
         """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
 
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        loss, reference = self._per_class(voxels._replace(input=self._probabilities(voxels.input)))
+        voxels = voxels._replace(input=self._probabilities(voxels.input))
+        if self.two_class and voxels.input.shape[1] == 1:
+            voxels = _with_background(voxels)
+        loss, reference = self._per_class(voxels)
         if voxels.valid is not None:
             seen = voxels.valid.any(-1, keepdim=True)
             loss = torch.where(seen.any(0, keepdim=True) if self.batch else seen, loss, 0)
@@ -257,14 +266,23 @@ class PerClassLoss(SurrogateLoss):
 
     def _warn_of_single_channel(self) -> None:
         super()._warn_of_single_channel()
-        if not self.include_background:
+        if not self.include_background and not self.two_class:
             warnings.warn("single channel prediction, `include_background=False` ignored.", stacklevel=3)
 
     def _check_values(self, voxels: Voxels) -> None:
         super()._check_values(voxels)
+        self._check_probabilities(voxels)
+
+    def _check_probabilities(self, voxels: Voxels) -> None:
         if self.activation is None or (self.softmax and voxels.input.shape[1] == 1):
             cure = "softmax=True" if voxels.input.shape[1] > 1 else "sigmoid=True"
             inputs.check_fractions(voxels.input, "input without an activation", f"for logits set {cure}.")
+
+
+def _with_background(voxels: Voxels) -> Voxels:
+    """One channel as two classes: 1 − p and p, 1 − y and y."""
+    p, y, valid = voxels
+    return Voxels(torch.cat([1 - p, p], dim=1), torch.cat([1 - y, y], dim=1), valid)
 
 
 def _check_weight(weight: Weight) -> Tensor | None:
@@ -272,7 +290,8 @@ def _check_weight(weight: Weight) -> Tensor | None:
         return None
     if isinstance(weight, str):
         raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
-    values = torch.as_tensor(weight, dtype=torch.float32).detach().clone()
+    values = torch.as_tensor(weight).detach().clone()
+    values = values if values.is_floating_point() else values.float()
     if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
         raise ValueError(f"weight must be one value or one per class, none below 0, but is {values.tolist()}.")
     return values

@@ -26,6 +26,7 @@ class CrossEntropyArguments(CommonArguments, total=False):
     include_background: bool
     label_smoothing: float
     soft_label: bool
+    per_image: bool
 
 
 class PlainCELoss(SurrogateLoss):
@@ -36,7 +37,9 @@ class PlainCELoss(SurrogateLoss):
 
     Args:
         include_background: cross-entropy needs all classes, so False changes nothing and warns (as in MONAI's DiceCELoss).
-        label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C; for softmax.
+        label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C, for binary cross-entropy (1 − s)·y + s/2.
+        per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
+            instead of normalising the batch as a whole.
         soft_label: the target may hold fractions; they are used either way.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight`` with
             C − 1 values gives the background the weight 1. For binary cross-entropy it is the weight of positive voxels.
@@ -61,6 +64,7 @@ class PlainCELoss(SurrogateLoss):
         include_background: bool = True,
         label_smoothing: float = 0.0,
         soft_label: bool = False,
+        per_image: bool = False,
         **shared: Unpack[SharedArguments],
     ) -> None:
         super().__init__(**shared)
@@ -69,6 +73,7 @@ class PlainCELoss(SurrogateLoss):
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
         self.label_smoothing = float(label_smoothing)
+        self.per_image = per_image
 
     def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
         if input.ndim < 2 or input.shape[1] == 1:
@@ -78,15 +83,18 @@ class PlainCELoss(SurrogateLoss):
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
         num_channels = voxels.input.shape[1]
         if self.sigmoid or num_channels == 1:
-            loss, share = _binary_cross_entropy(voxels, self._weights(num_channels, voxels.input.dtype))
+            weight = self._weights(num_channels, voxels.input.dtype)
+            loss, share = _binary_cross_entropy(voxels, weight, self.label_smoothing)
         else:
             loss, share = self._softmax_cross_entropy(voxels)
         if self.reduction == "none":
             return loss.reshape(*loss.shape[:-1], *spatial)
-        if self.reduction == "sum":
+        if self.reduction == "sum" and not self.per_image:
             return loss.sum()
-        total = share.sum()
-        return loss.sum() / torch.where(total > 0, total, 1)  # nothing left to score: 0, with a zero gradient
+        axes = list(range(1, loss.ndim)) if self.per_image else None
+        total = share.sum(axes)
+        mean = loss.sum(axes) / torch.where(total > 0, total, 1)  # nothing left to score: 0, with a zero gradient
+        return mean.sum() if self.reduction == "sum" else mean.mean()
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid = voxels
@@ -150,22 +158,26 @@ class WeightedCELoss(PlainCELoss):
     def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
         weight = self.class_weight
         if num_channels == 1 and weight is not None and weight.shape == (2,):
-            return (weight[1:] / weight[:1]).to(
-                dtype
-            )  # counts of background and foreground: their ratio weighs positives
+            return (weight[1:] / weight[:1]).to(dtype)  # of background and foreground: their ratio weighs positives
         return super()._weights(num_channels, dtype)
 
 
-def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Per channel and voxel: w·softplus(−x) where y = 1, softplus(x) where y = 0, linear in between."""
+def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Per channel and voxel: w·y·softplus(−x) + (1 − y)·softplus(x), and what each voxel counts in the mean."""
     x, y, valid = voxels
     w = x.new_ones(x.shape[1]) if positive_weight is None else positive_weight
+    outside, inside = smoothing / 2, 1 - smoothing / 2  # the smoothed targets of 0 and 1
     if voxels.is_label_map:
         labels = y.unsqueeze(1)
-        loss = F.softplus(x).scatter(1, labels, w[labels] * F.softplus(-x.gather(1, labels)))
+        own = _bernoulli(x.gather(1, labels), inside, w[labels])
+        loss = _bernoulli(x, outside, w.view(1, -1, 1)).scatter(1, labels, own)
     else:
-        loss = w.view(1, -1, 1) * y * F.softplus(-x) + (1 - y) * F.softplus(x)
+        loss = _bernoulli(x, outside + (inside - outside) * y, w.view(1, -1, 1))
     if valid is None:
         return loss, torch.ones_like(loss)
     counted = valid.unsqueeze(1).expand_as(loss)
     return torch.where(counted, loss, 0), counted.to(loss.dtype)
+
+
+def _bernoulli(x: Tensor, y: Tensor | float, w: Tensor) -> Tensor:
+    return w * y * F.softplus(-x) + (1 - y) * F.softplus(x)

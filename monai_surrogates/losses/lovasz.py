@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,8 +12,37 @@ from monai_surrogates.core import inputs, lovasz_jaccard
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import PerClassLoss
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-class LovaszSoftmaxLoss(PerClassLoss):
+    from monai_surrogates.losses.base import PerClassArguments
+
+
+class LovaszLoss(PerClassLoss):
+    """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
+
+    default_classes = "present"
+
+    def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
+        errors, is_reference = self._errors(probabilities)
+        counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
+        if self.batch:
+            errors, is_reference = _one_image(errors), _one_image(is_reference)
+            counted = None if counted is None else _one_image(counted)
+        reference = is_reference if counted is None else is_reference & counted
+        return lovasz_jaccard(errors, is_reference, counted), reference.sum(-1)
+
+    @abstractmethod
+    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """The error of each voxel and class, and whether the voxel belongs to the class, both (B, C, N)."""
+
+    def _check_values(self, voxels: Voxels) -> None:
+        if not voxels.is_label_map:
+            inputs.check_hard(voxels.target)
+        super()._check_values(voxels)
+
+
+class LovaszSoftmaxLoss(LovaszLoss):
     """Lovász-softmax loss: per image and class the Lovász extension of 1 − IoU in the errors |p − y|.
 
     Tight for the IoU: equal to 1 − IoU at hard predictions, and never above the soft Jaccard loss. With ``sigmoid=True``
@@ -39,28 +71,64 @@ class LovaszSoftmaxLoss(PerClassLoss):
         tensor(0.5729)
     """
 
-    default_classes = "present"
-
-    def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
-        p, y, valid = probabilities
-        num_classes = p.shape[1]
-        if probabilities.is_label_map:
-            labels = y.unsqueeze(1)
-            errors = p.scatter(1, labels, 1 - p.gather(1, labels))
-            is_reference = labels == torch.arange(num_classes, device=y.device).view(1, -1, 1)
-        else:
-            errors, is_reference = (p - y).abs(), y > 0.5
-        counted = None if valid is None else valid.unsqueeze(1)
-        if self.batch:
-            errors, is_reference = _one_image(errors), _one_image(is_reference)
-            counted = None if counted is None else _one_image(counted)
-        reference = is_reference if counted is None else is_reference & counted
-        return lovasz_jaccard(errors, is_reference, counted), reference.sum(-1)
-
-    def _check_values(self, voxels: Voxels) -> None:
+    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """|p − y|."""
+        p, y = voxels.input, voxels.target
         if not voxels.is_label_map:
-            inputs.check_hard(voxels.target)
-        super()._check_values(voxels)
+            return (p - y).abs(), y > 0.5
+        labels = y.unsqueeze(1)
+        return p.scatter(1, labels, 1 - p.gather(1, labels)), _is_class(labels, p.shape[1])
+
+
+class LovaszHingeLoss(LovaszLoss):
+    """Lovász hinge: per image and structure the Lovász extension of 1 − IoU in the hinge errors max(0, 1 − s·x), s = ±1.
+
+    For one structure, or several that may overlap; the input always holds logits, so ``sigmoid=True`` changes nothing.
+    Unlike the Lovász-softmax loss it is not bounded by 1.
+
+    Args:
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
+            ``classes="present"`` by default: an image without the structure is left out unless ``classes="all"``.
+
+    Returns:
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+
+    Raises:
+        TypeError: an argument that no loss knows.
+        ValueError: ``softmax=True`` or another activation, values out of their range, or a soft target.
+
+    References:
+        Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), section 3.1.
+
+    Examples:
+        >>> import torch
+        >>> x, y = torch.tensor([1.0, -1.0, 2.0, -0.5]).view(1, 1, 2, 2), torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
+        >>> LovaszHingeLoss()(x, y)
+        tensor(1.5000)
+    """
+
+    def __init__(self, **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(**shared)
+        if self.activation is not None and not self.sigmoid:
+            raise ValueError("LovaszHingeLoss takes logits of structures: softmax and other_act must not be set.")
+        if self.two_class:
+            raise ValueError(
+                "LovaszHingeLoss has no two_class form; use LovaszSoftmaxLoss(sigmoid=True, two_class=True)."
+            )
+        self.activation = None
+
+    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """max(0, 1 − x) in the reference, max(0, 1 + x) outside."""
+        x = voxels.input
+        y = _is_class(voxels.target.unsqueeze(1), x.shape[1]) if voxels.is_label_map else voxels.target > 0.5
+        return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
+
+    def _check_probabilities(self, voxels: Voxels) -> None:
+        """Logits may be anything."""
+
+
+def _is_class(labels: Tensor, num_classes: int) -> Tensor:
+    return labels == torch.arange(num_classes, device=labels.device).view(1, -1, 1)
 
 
 def _one_image(x: Tensor) -> Tensor:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from monai_surrogates.losses.base import SurrogateLoss
+from monai_surrogates.losses.compound import SURROGATES, named_entry
 from monai_surrogates.losses.cross_entropy import PlainCELoss, WeightedCELoss
-from monai_surrogates.losses.lovasz import LovaszSoftmaxLoss
-from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss
 
 OBJECTIVES: dict[str, type[SurrogateLoss]] = {
     "cross_entropy": PlainCELoss,
     "weighted_cross_entropy": WeightedCELoss,
-    "soft_dice": SoftDiceLoss,
-    "soft_jaccard": SoftJaccardLoss,
-    "lovasz_softmax": LovaszSoftmaxLoss,
+    **{name: SURROGATES[name] for name in ("soft_dice", "soft_jaccard", "lovasz_softmax")},
 }
 
 
@@ -32,11 +28,7 @@ def loss_class(name: str) -> type[SurrogateLoss]:
         >>> loss_class("soft_dice").__name__
         'SoftDiceLoss'
     """
-    if name not in OBJECTIVES:
-        near = difflib.get_close_matches(str(name), OBJECTIVES, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, but is {name!r}.{hint}")
-    return OBJECTIVES[name]
+    return named_entry("objective", name, OBJECTIVES)
 
 
 def make_loss(name: str, **kwargs: Any) -> SurrogateLoss:

@@ -1,4 +1,4 @@
-"""Soft Dice and soft Jaccard: two settings of the one Tversky formula."""
+"""Soft Dice, soft Jaccard and soft Tversky: settings of one formula."""
 
 from __future__ import annotations
 
@@ -45,6 +45,60 @@ class OverlapLoss(PerClassLoss):
             overlap, self.alpha, self.beta, scale=self.scale, smooth_nr=self.smooth_nr, smooth_dr=self.smooth_dr
         )
         return 1 - index, overlap.reference
+
+
+class SoftTverskyLoss(OverlapLoss):
+    """Soft Tversky loss, per image and class: 1 − (I + ε₁)/(I + α(Σp − I) + β(Σy − I) + ε₂), I = ⟨p, y⟩.
+
+    Chooses between false positives (α) and false negatives (β); α = β = ½ is Dice, α = β = 1 Jaccard, with MONAI's
+    TverskyLoss smoothing, which does not double the counts.
+
+    Args:
+        alpha: weight of false positives, not below 0.
+        beta: weight of false negatives, not below 0.
+        squared_pred: squared volumes in place of volumes.
+        smooth_nr: ε₁ in the numerator.
+        smooth_dr: ε₂ in the denominator.
+        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
+
+    Returns:
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+
+    Raises:
+        TypeError: an argument that no loss knows.
+        ValueError: arguments that exclude each other, or values out of their range.
+
+    References:
+        Salehi et al., Tversky loss function for image segmentation, 2017 (arXiv 1706.05721).
+
+    Examples:
+        >>> import torch
+        >>> p = torch.tensor([0.9, 0.4, 0.3, 0.1]).view(1, 1, 2, 2)
+        >>> y = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
+        >>> SoftTverskyLoss(alpha=0.3, beta=0.7, smooth_nr=0, smooth_dr=0)(p, y)  # 61/191
+        tensor(0.3194)
+    """
+
+    scale = 1.0
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.5,
+        beta: float = 0.5,
+        squared_pred: bool = False,
+        smooth_nr: float = 1e-5,
+        smooth_dr: float = 1e-5,
+        soft_label: bool = False,
+        **shared: Unpack[PerClassArguments],
+    ) -> None:
+        super().__init__(
+            squared_pred=squared_pred, smooth_nr=smooth_nr, smooth_dr=smooth_dr, soft_label=soft_label, **shared
+        )
+        if alpha < 0 or beta < 0:
+            raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
+        self.alpha, self.beta = float(alpha), float(beta)
 
 
 class SoftDiceLoss(OverlapLoss):

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss
+from monai_surrogates.losses import LovaszHingeLoss, LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
 
 UNSMOOTHED = {"smooth_nr": 0, "smooth_dr": 0}
 
@@ -66,3 +66,42 @@ def test_the_values_of_monai_s_own_test_suite(loss, expected):
     x = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]])
     y = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]])
     assert loss(x, y).item() == pytest.approx(expected, abs=2e-6)  # given to six digits
+
+
+@pytest.mark.parametrize(
+    ("logits", "y", "expected"), [([1, -1, 2, -0.5], [1, 0, 0, 1], 1.5), ([0, 0, 0, 0], [1, 0, 0, 0], 1.0)]
+)
+def test_lovasz_hinge(logits, y, expected):
+    x = torch.tensor(logits, dtype=torch.float64).view(1, 1, 2, 2)
+    assert LovaszHingeLoss()(x, torch.tensor(y).view(1, 1, 2, 2)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_lovasz_hinge_without_reference_is_left_out_or_the_largest_error():
+    x, y = torch.tensor([-3.0, -0.5, 0.25]).view(1, 1, 3), torch.zeros(1, 1, 3)
+    assert LovaszHingeLoss()(x, y).item() == 0
+    assert LovaszHingeLoss(classes="all")(x, y).item() == 1.25
+
+
+@pytest.mark.parametrize("flag", [{"softmax": True}, {"other_act": torch.tanh}])
+def test_lovasz_hinge_refuses_other_activations(flag):
+    with pytest.raises(ValueError, match="takes logits of structures"):
+        LovaszHingeLoss(**flag)
+
+
+def test_tversky_is_its_fraction():
+    p = torch.tensor([0.9, 0.4, 0.3, 0.1], dtype=torch.float64).view(1, 1, 2, 2)
+    y = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    hit, alpha, beta = Fraction(13, 10), Fraction(1, 5), Fraction(4, 5)
+    expected = 1 - hit / (hit + alpha * Fraction(4, 10) + beta * Fraction(7, 10))
+    loss = SoftTverskyLoss(alpha=0.2, beta=0.8, **UNSMOOTHED)
+    assert loss(p, y).item() == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_two_classes_of_a_single_channel():
+    x = torch.tensor([0.9, 0.4, 0.3, 0.1], dtype=torch.float64).view(1, 1, 2, 2)
+    y = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    both = torch.cat([1 - x, x], 1)
+    for cls in (SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss, LovaszSoftmaxLoss):
+        expected = cls()(both, torch.cat([1 - y, y], 1))
+        torch.testing.assert_close(cls(two_class=True)(x, y), expected)
+        torch.testing.assert_close(cls(two_class=True, include_background=False)(x, y), cls()(x, y))

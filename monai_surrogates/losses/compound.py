@@ -1,0 +1,134 @@
+"""A surrogate and cross-entropy together."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
+
+from monai_surrogates.losses.base import PerClassLoss, Weight
+from monai_surrogates.losses.cross_entropy import PlainCELoss
+from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
+from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
+
+SURROGATES: dict[str, type[PerClassLoss]] = {
+    "soft_dice": SoftDiceLoss,
+    "soft_jaccard": SoftJaccardLoss,
+    "soft_tversky": SoftTverskyLoss,
+    "lovasz_softmax": LovaszSoftmaxLoss,
+    "lovasz_hinge": LovaszHingeLoss,
+}
+SHARED_FLAGS = ("to_onehot_y", "sigmoid", "softmax", "ignore_index", "check_labels", "soft_label")
+
+Entry = TypeVar("Entry")
+
+
+def named_entry(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
+    """Look a name up in a table.
+
+    Raises:
+        ValueError: unknown name; the message lists the names and suggests the nearest.
+    """
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{what} must be one of {', '.join(table)}, but is {name!r}.{hint}")
+
+
+class SurrogateCELoss(_Loss):
+    """λ₁·surrogate + λ₂·cross-entropy, MONAI's DiceCELoss for any surrogate.
+
+    Cross-entropy takes the logits and all classes whatever ``include_background`` says, and normalises over the batch as torch
+    does; with ``sigmoid=True``, or a single channel, it is the binary one of each channel.
+
+    Args:
+        surrogate: one of :data:`SURROGATES`, such as ``"soft_dice"``.
+        lambda_surrogate: λ₁, not below 0.
+        lambda_ce: λ₂, not below 0.
+        lambda_dice: MONAI's name of λ₁.
+        reduction: ``"mean"`` or ``"sum"``; the two parts have no common unreduced shape.
+        weight: one value or C values for both parts; the surrogate drops entry 0 with ``include_background=False``.
+        label_smoothing: of the cross-entropy.
+        per_image: of the cross-entropy.
+        **shared: arguments of the surrogate; the flags, ``ignore_index`` and ``soft_label`` reach both parts.
+
+    Returns:
+        The module's call gives a scalar.
+
+    Raises:
+        TypeError: an argument that neither part knows.
+        ValueError: a negative λ, both names of λ₁, ``reduction="none"``, or what the two parts refuse.
+
+    Examples:
+        >>> import torch
+        >>> loss = SurrogateCELoss("soft_jaccard", softmax=True, to_onehot_y=True, lambda_ce=0.5)
+        >>> loss(torch.zeros(1, 2, 4), torch.tensor([[[0, 1, 0, 1]]]))  # 2/3 + ln(2)/2
+        tensor(1.0132)
+    """
+
+    def __init__(
+        self,
+        surrogate: str,
+        *,
+        lambda_surrogate: float | None = None,
+        lambda_ce: float = 1.0,
+        lambda_dice: float | None = None,
+        reduction: str = "mean",
+        weight: Weight = None,
+        label_smoothing: float = 0.0,
+        per_image: bool = False,
+        **shared: Any,
+    ) -> None:
+        reduction = getattr(reduction, "value", reduction)
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction must be "mean" or "sum" for a sum of two losses, but is {reduction!r}.')
+        super().__init__(reduction=reduction)
+        if lambda_surrogate is not None and lambda_dice is not None:
+            raise ValueError("lambda_surrogate and lambda_dice are two names of the same weight; give one of them.")
+        chosen = [value for value in (lambda_surrogate, lambda_dice) if value is not None]
+        self.lambda_surrogate, self.lambda_ce = float(chosen[0]) if chosen else 1.0, float(lambda_ce)
+        for name in ("lambda_surrogate", "lambda_ce"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be no less than 0, but is {getattr(self, name)}.")
+        self.surrogate = named_entry("surrogate", surrogate, SURROGATES)(reduction=reduction, weight=weight, **shared)
+        flags = {name: shared[name] for name in SHARED_FLAGS if name in shared}
+        self.cross_entropy = PlainCELoss(
+            reduction=reduction, weight=weight, label_smoothing=label_smoothing, per_image=per_image, **flags
+        )
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The weighted sum; shapes and errors as in :meth:`~monai_surrogates.losses.base.SurrogateLoss.forward`."""
+        surrogate, cross_entropy = self.surrogate(input, target), self.cross_entropy(input, target)
+        total: Tensor = self.lambda_surrogate * surrogate + self.lambda_ce * cross_entropy
+        return total
+
+
+class NamedSurrogateCELoss(SurrogateCELoss):
+    """A SurrogateCELoss whose surrogate is its class's, so that a config can name it."""
+
+    name: ClassVar[str]
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(self.name, **arguments)
+
+
+class SoftDiceCELoss(NamedSurrogateCELoss):
+    """Soft Dice plus cross-entropy, as MONAI's DiceCELoss; arguments as in :class:`SurrogateCELoss`."""
+
+    name = "soft_dice"
+
+
+class SoftJaccardCELoss(NamedSurrogateCELoss):
+    """Soft Jaccard plus cross-entropy; arguments as in :class:`SurrogateCELoss`."""
+
+    name = "soft_jaccard"
+
+
+class LovaszSoftmaxCELoss(NamedSurrogateCELoss):
+    """Lovász-softmax plus cross-entropy; arguments as in :class:`SurrogateCELoss`."""
+
+    name = "lovasz_softmax"
