@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 
 
@@ -23,9 +24,10 @@ class Overlap(NamedTuple):
     prediction: Tensor
     reference: Tensor
 
-    def pooled(self) -> Overlap:
-        """The counts of the whole batch taken as one image, shape (1, C)."""
-        return Overlap(*(count.sum(0, keepdim=True) for count in self))
+    def pooled(self, sync: bool = False) -> Overlap:
+        """The counts of the whole batch taken as one image, shape (1, C); with ``sync`` of the batches of all ranks."""
+        counts = torch.stack(list(self)).sum(1, keepdim=True)
+        return Overlap(*(rank_sum(counts) if sync else counts))
 
 
 def soft_overlap(voxels: Voxels, *, squared: bool = False, soft_label: bool = False) -> Overlap:

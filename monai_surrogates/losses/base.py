@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates.core import inputs
+from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 
 Weight = Sequence[float] | float | Tensor | None
@@ -53,6 +54,8 @@ class CommonArguments(TypedDict, total=False):
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         ignore_index: voxels with this label are removed: the result is that of the volume without them.
         check_labels: check the values of labels and probabilities at every call, on a GPU too.
+        sync: the batch is that of all ranks of the process group, so that gradients under DistributedDataParallel equal those
+            of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off.
     """
 
     to_onehot_y: bool
@@ -61,6 +64,7 @@ class CommonArguments(TypedDict, total=False):
     reduction: str
     ignore_index: int | None
     check_labels: bool
+    sync: bool
 
 
 class SharedArguments(CommonArguments, total=False):
@@ -111,6 +115,7 @@ class SurrogateLoss(_Loss):
         ignore_index: int | None = None,
         class_counts: Sequence[int] | Tensor | None = None,
         check_labels: bool = False,
+        sync: bool = False,
         **foreign: Any,
     ) -> None:
         self._warn_of(foreign)
@@ -122,6 +127,7 @@ class SurrogateLoss(_Loss):
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
         self.ignore_index = ignore_index
         self.check_labels = check_labels
+        self.sync = sync
         self._called = False
         self.register_buffer("class_weight", _check_weight(weight))
 
@@ -213,6 +219,8 @@ class PerClassLoss(SurrogateLoss):
         super().__init__(**shared)
         self.activation = inputs.choose_activation(self.sigmoid, self.softmax, other_act)
         self.include_background = include_background
+        if self.sync and not batch:
+            raise ValueError("sync=True makes one batch of all ranks, so it needs batch=True; set it, or drop sync.")
         self.batch = batch
         self.two_class = two_class
         self.classes = _check_classes(self.default_classes if classes is None else classes, include_background)
@@ -227,14 +235,20 @@ class PerClassLoss(SurrogateLoss):
             voxels = _with_background(voxels)
         loss, reference = self._per_class(voxels)
         if voxels.valid is not None:
-            seen = voxels.valid.any(-1, keepdim=True)
-            loss = torch.where(seen.any(0, keepdim=True) if self.batch else seen, loss, 0)
+            loss = torch.where(self._seen(voxels.valid), loss, 0)
         chosen = self._chosen(loss.shape[1])
         if chosen is not None:
             loss, reference = loss[:, chosen], reference[:, chosen]
         if self.classes == "present":
             loss = torch.where(reference > 0, loss, 0)
         return self._reduce(self._weigh(loss, voxels.input.shape[1]), reference, len(spatial))
+
+    def _seen(self, valid: Tensor) -> Tensor:
+        """Whether an item (or the batch) has a voxel that counts, (B, 1)."""
+        counted = valid.sum(-1, keepdim=True)
+        if self.batch:
+            counted = counted.sum(0, keepdim=True)
+        return (rank_sum(counted) if self.sync else counted) > 0
 
     def _probabilities(self, x: Tensor) -> Tensor:
         if self.activation is None or (self.softmax and x.shape[1] == 1):

@@ -21,7 +21,7 @@ SURROGATES: dict[str, type[PerClassLoss]] = {
     "lovasz_softmax": LovaszSoftmaxLoss,
     "lovasz_hinge": LovaszHingeLoss,
 }
-SHARED_FLAGS = ("to_onehot_y", "sigmoid", "softmax", "ignore_index", "check_labels", "soft_label")
+SHARED_FLAGS = ("to_onehot_y", "sigmoid", "softmax", "ignore_index", "check_labels", "soft_label", "sync")
 
 Entry = TypeVar("Entry")
 

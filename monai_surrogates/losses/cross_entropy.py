@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
 from monai_surrogates.core import class_weights
+from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight
 
@@ -89,12 +90,17 @@ class PlainCELoss(SurrogateLoss):
             loss, share = self._softmax_cross_entropy(voxels)
         if self.reduction == "none":
             return loss.reshape(*loss.shape[:-1], *spatial)
-        if self.reduction == "sum" and not self.per_image:
-            return loss.sum()
-        axes = list(range(1, loss.ndim)) if self.per_image else None
-        total = share.sum(axes)
-        mean = loss.sum(axes) / torch.where(total > 0, total, 1)  # nothing left to score: 0, with a zero gradient
-        return mean.sum() if self.reduction == "sum" else mean.mean()
+        return self._normalise(loss, share)
+
+    def _normalise(self, loss: Tensor, share: Tensor) -> Tensor:
+        """Σ loss / Σ share over the batch; or per item, and then the mean over items."""
+        if self.per_image:
+            axes = list(range(1, loss.ndim))
+            loss = _ratio(loss.sum(axes), share.sum(axes))
+            share = torch.ones_like(loss)
+        sums = torch.stack([loss.sum(), share.sum()])
+        total, shares = rank_sum(sums) if self.sync else sums
+        return total if self.reduction == "sum" else _ratio(total, shares)
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid = voxels
@@ -160,6 +166,10 @@ class WeightedCELoss(PlainCELoss):
         if num_channels == 1 and weight is not None and weight.shape == (2,):
             return (weight[1:] / weight[:1]).to(dtype)  # of background and foreground: their ratio weighs positives
         return super()._weights(num_channels, dtype)
+
+
+def _ratio(total: Tensor, share: Tensor) -> Tensor:
+    return total / torch.where(share > 0, share, 1)  # nothing left to score: 0, with a zero gradient
 
 
 def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:

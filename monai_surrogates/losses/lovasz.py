@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core import inputs, lovasz_jaccard
+from monai_surrogates.core.distributed import rank_concat
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import PerClassLoss
 
@@ -27,10 +28,15 @@ class LovaszLoss(PerClassLoss):
         errors, is_reference = self._errors(probabilities)
         counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
         if self.batch:
-            errors, is_reference = _one_image(errors), _one_image(is_reference)
-            counted = None if counted is None else _one_image(counted)
+            errors, is_reference = self._one_image(errors), self._one_image(is_reference)
+            counted = None if counted is None else self._one_image(counted)
         reference = is_reference if counted is None else is_reference & counted
         return lovasz_jaccard(errors, is_reference, counted), reference.sum(-1)
+
+    def _one_image(self, x: Tensor) -> Tensor:
+        """(B, C, N) → (1, C, B·N): the batch as one image, with ``sync`` the batches of all ranks."""
+        voxels = x.transpose(0, 1).flatten(1).unsqueeze(0)
+        return rank_concat(voxels) if self.sync else voxels
 
     @abstractmethod
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
@@ -129,8 +135,3 @@ class LovaszHingeLoss(LovaszLoss):
 
 def _is_class(labels: Tensor, num_classes: int) -> Tensor:
     return labels == torch.arange(num_classes, device=labels.device).view(1, -1, 1)
-
-
-def _one_image(x: Tensor) -> Tensor:
-    """(B, C, N) → (1, C, B·N): the batch as one image."""
-    return x.transpose(0, 1).flatten(1).unsqueeze(0)

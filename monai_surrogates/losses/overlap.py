@@ -40,7 +40,7 @@ class OverlapLoss(PerClassLoss):
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         overlap = soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label)
         if self.batch:
-            overlap = overlap.pooled()
+            overlap = overlap.pooled(self.sync)
         index = tversky_index(
             overlap, self.alpha, self.beta, scale=self.scale, smooth_nr=self.smooth_nr, smooth_dr=self.smooth_dr
         )
