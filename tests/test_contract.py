@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.losses import DeepSupervisionLoss
+from monai.losses import DeepSupervisionLoss, MaskedLoss
 
 from monai_surrogates import losses
 from monai_surrogates.losses.overlap import OverlapLoss
@@ -167,6 +167,45 @@ def test_half_precision_stays_close_and_answers_in_its_type(name, dtype):
 
 
 @every_loss
+def test_autocast_stays_close(name):
+    x, y = random_batch(shape=(40, 40), dtype=torch.float32)
+    loss = make(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(loss(x, y), loss(x, y).float(), rtol=0, atol=0)
+        torch.testing.assert_close(loss(x.bfloat16(), y).float(), loss(x, y).float(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", [n for n in LOSSES if "Lovasz" not in n])
+def test_soft_labels_that_are_hard_change_nothing(name):
+    x, y = random_batch()
+    one_hot = torch.nn.functional.one_hot(y[:, 0], CLASSES).movedim(-1, 1).double()
+    arguments = {"to_onehot_y": False, "class_counts": None}
+    soft, hard = (gradient(make(name, **arguments, soft_label=form), x, one_hot) for form in (True, False))
+    for a, b in zip(soft, hard, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_loss
+def test_monai_s_masked_loss_wraps_it(name):
+    x, y = random_batch()
+    mask = (torch.arange(5) < 3).expand(2, 1, 4, 5)
+    loss = make(name)
+    torch.testing.assert_close(MaskedLoss(loss)(x, y, mask), loss(x * mask, y * mask))
+
+
+@every_loss
+def test_non_contiguous_tensors_and_a_single_voxel(name):
+    x, y = random_batch(shape=(5, 4))
+    loss = make(name)
+    strided = x.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(loss(strided, y), loss(x, y))
+    value, grad = gradient(loss, x[..., :1, :1], y[..., :1, :1])
+    assert value.isfinite()
+    assert grad.isfinite().all()
+
+
+@every_loss
 def test_meta_tensors_float_labels_and_deep_supervision(name):
     x, y = random_batch(shape=(8, 8))
     loss = make(name)
@@ -206,6 +245,18 @@ def test_no_move_to_the_device_is_needed(name):
         module._called = True  # the meta device holds no values to check
     x, y = random_batch()
     assert loss(x.to("meta"), y.to("meta")).device.type == "meta"
+
+
+@every_loss
+def test_no_host_synchronisation_in_steady_state(name):
+    # A tensor on the meta device has no values, so any step that reads one raises.
+    loss = make(name, ignore_index=9)
+    for module in loss.modules():
+        module._called = True
+    x, y = (t.to("meta") for t in random_batch())
+    value, grad = gradient(loss, x, y)
+    assert value.shape == ()
+    assert grad.shape == x.shape
 
 
 FOREIGN = {
