@@ -40,6 +40,8 @@ FOREIGN_ARGUMENTS = frozenset(
         "classes",
         "two_class",
         "per_image",
+        "method",
+        "bins",
     }
 )
 

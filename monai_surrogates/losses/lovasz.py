@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from monai_surrogates.core import inputs, lovasz_jaccard
-from monai_surrogates.core.distributed import rank_concat
+from monai_surrogates.core import inputs, lovasz_jaccard, lovasz_jaccard_binned
+from monai_surrogates.core.distributed import rank_concat, rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import PerClassLoss
 
@@ -19,24 +19,36 @@ if TYPE_CHECKING:
     from monai_surrogates.losses.base import PerClassArguments
 
 
+METHODS = ("auto", "sort", "bins")
+
+
 class LovaszLoss(PerClassLoss):
     """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
 
     default_classes = "present"
 
+    def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(**shared)
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
+        if bins < 1:
+            raise ValueError(f"bins must be at least 1, but is {bins}.")
+        self.method, self.bins = method, int(bins)
+
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         errors, is_reference = self._errors(probabilities)
         counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
         if self.batch:
-            errors, is_reference = self._one_image(errors), self._one_image(is_reference)
-            counted = None if counted is None else self._one_image(counted)
-        reference = is_reference if counted is None else is_reference & counted
-        return lovasz_jaccard(errors, is_reference, counted), reference.sum(-1)
-
-    def _one_image(self, x: Tensor) -> Tensor:
-        """(B, C, N) → (1, C, B·N): the batch as one image, with ``sync`` the batches of all ranks."""
-        voxels = x.transpose(0, 1).flatten(1).unsqueeze(0)
-        return rank_concat(voxels) if self.sync else voxels
+            errors, is_reference = _one_image(errors), _one_image(is_reference)
+            counted = None if counted is None else _one_image(counted)
+        volume = (is_reference if counted is None else is_reference & counted).sum(-1)
+        volume = rank_sum(volume) if self.sync else volume
+        if self.method == "bins":
+            return lovasz_jaccard_binned(errors, is_reference, counted, bins=self.bins, sync=self.sync), volume
+        if self.sync:  # sorting needs the voxels of all ranks in one place
+            errors, is_reference = rank_concat(errors), rank_concat(is_reference)
+            counted = None if counted is None else rank_concat(counted)
+        return lovasz_jaccard(errors, is_reference, counted), volume
 
     @abstractmethod
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
@@ -56,6 +68,9 @@ class LovaszSoftmaxLoss(LovaszLoss):
     probability; ``classes="present"`` (the paper's choice and the default) leaves it out.
 
     Args:
+        method: ``"sort"`` is exact; ``"bins"`` takes linear time, with a loss at most 1/bins below the exact one (at ties the
+            mean over their orders, where sorting takes any one order); ``"auto"`` sorts.
+        bins: number of bins.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default.
 
@@ -93,6 +108,7 @@ class LovaszHingeLoss(LovaszLoss):
     Unlike the Lovász-softmax loss it is not bounded by 1.
 
     Args:
+        method: ``"sort"`` or ``"auto"``, which sorts.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default: an image without the structure is left out unless ``classes="all"``.
 
@@ -113,8 +129,10 @@ class LovaszHingeLoss(LovaszLoss):
         tensor(1.5000)
     """
 
-    def __init__(self, **shared: Unpack[PerClassArguments]) -> None:
-        super().__init__(**shared)
+    def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(method=method, **shared)
+        if method == "bins":
+            raise ValueError("method='bins' needs errors in [0, 1], which hinge errors are not; use 'sort' or 'auto'.")
         if self.activation is not None and not self.sigmoid:
             raise ValueError("LovaszHingeLoss takes logits of structures: softmax and other_act must not be set.")
         if self.two_class:
@@ -135,3 +153,8 @@ class LovaszHingeLoss(LovaszLoss):
 
 def _is_class(labels: Tensor, num_classes: int) -> Tensor:
     return labels == torch.arange(num_classes, device=labels.device).view(1, -1, 1)
+
+
+def _one_image(x: Tensor) -> Tensor:
+    """(B, C, N) → (1, C, B·N): the batch as one image."""
+    return x.transpose(0, 1).flatten(1).unsqueeze(0)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_surrogates.core import lovasz_jaccard, lovasz_jaccard_weights
+from monai_surrogates.core import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
 from tests import reference
 
 voxels = st.lists(st.tuples(st.integers(0, 16), st.booleans()), min_size=1, max_size=12)
@@ -74,3 +74,37 @@ def test_the_closed_form_keeps_float32_where_the_difference_cancels():
     jaccard = 1 - (passed[-1] - passed) / (passed[-1] + np.arange(1, n + 1) - passed)
     exact = np.diff(jaccard, prepend=0.0)
     assert np.linalg.norm(weights - exact) / np.linalg.norm(exact) < 1e-6
+
+
+@given(voxels, voxels, st.sampled_from([1, 7, 64, 4096]))
+def test_bins_are_never_above_the_exact_loss_and_at_most_one_bin_below(items, removed, bins):
+    errors, y = as_tensors(items + removed)
+    valid = torch.arange(len(errors)) < len(items)
+    exact, binned = lovasz_jaccard(errors, y, valid), lovasz_jaccard_binned(errors, y, valid, bins=bins)
+    assert -1e-12 <= (exact - binned).item() <= 1 / bins + 1e-12
+
+
+@given(voxels)
+def test_bins_that_tell_all_errors_apart_give_the_exact_loss(items):
+    errors, y = as_tensors(items)
+    torch.testing.assert_close(lovasz_jaccard_binned(errors, y, bins=17), lovasz_jaccard(errors, y))
+
+
+def test_tied_voxels_of_a_kind_share_their_weight():
+    errors = torch.full((6,), 0.5, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([True, True, False, False, False, False])
+    lovasz_jaccard_binned(errors, y).backward()
+    assert len(set(errors.grad[:2].tolist())) == len(set(errors.grad[2:].tolist())) == 1
+    assert errors.grad.sum().item() == pytest.approx(1)  # the jump of 1 − IoU from 0 to 1
+    # the mean over all orders of a reference voxel's 1/U, U uniform from 2 to 6 in steps of the background
+    assert errors.grad[0].item() == pytest.approx((1 / 2 + 1 / 6) / 2)
+
+
+def test_bins_without_reference_and_without_voxels():
+    errors = torch.tensor([0.2, 0.7, 0.1], requires_grad=True)
+    loss = lovasz_jaccard_binned(errors, torch.zeros(3, dtype=torch.bool))
+    assert loss.item() == pytest.approx(0.7)
+    nothing = lovasz_jaccard_binned(errors, torch.ones(3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert not errors.grad.any()

@@ -105,3 +105,11 @@ def test_two_classes_of_a_single_channel():
         expected = cls()(both, torch.cat([1 - y, y], 1))
         torch.testing.assert_close(cls(two_class=True)(x, y), expected)
         torch.testing.assert_close(cls(two_class=True, include_background=False)(x, y), cls()(x, y))
+
+
+@pytest.mark.parametrize("arguments", [{"method": "histogram"}, {"bins": 0}])
+def test_impossible_methods_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"method must be one of auto, sort, bins|bins must be at least 1"):
+        LovaszSoftmaxLoss(**arguments)
+    with pytest.raises(ValueError, match=r"which hinge errors are not"):
+        LovaszHingeLoss(method="bins")

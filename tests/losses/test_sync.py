@@ -17,6 +17,7 @@ CASES = {
     "SoftJaccard, present": (losses.SoftJaccardLoss, {"classes": "present"}),
     "SoftTversky": (losses.SoftTverskyLoss, {"alpha": 0.3, "beta": 0.7}),
     "LovaszSoftmax": (losses.LovaszSoftmaxLoss, {}),
+    "LovaszSoftmax, bins": (losses.LovaszSoftmaxLoss, {"method": "bins", "bins": 64}),
     "LovaszHinge": (losses.LovaszHingeLoss, {"softmax": False}),
     "SoftDiceCE": (losses.SoftDiceCELoss, {"weight": torch.tensor([1.0, 2.0, 3.0])}),
     "LovaszSoftmaxCE, sum": (losses.LovaszSoftmaxCELoss, {"reduction": "sum"}),
