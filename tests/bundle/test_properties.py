@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 
 import monai_surrogates
+from monai_surrogates.data import read_task
 from monai_surrogates.losses import OBJECTIVES, loss_class
 from tests.bundle.runs import PATCH, SMALL, open_workflow
 
@@ -62,6 +63,7 @@ def test_properties_hold_what_tools_expect_of_them(bundle: Path, task: Path) -> 
 def test_max_epochs_can_be_set_on_the_trainer_as_in_zoo_bundles(bundle: Path, task: Path) -> None:
     workflow = open_workflow(bundle, "train", dataset_dir=str(task), **{"train#trainer#max_epochs": 4}, **SMALL)
     assert workflow.trainer.state.max_epochs == 4
+    assert workflow.parser.get_parsed_content("lr_scheduler").T_max == 4
 
 
 @pytest.mark.parametrize(
@@ -134,6 +136,14 @@ def test_metadata_has_the_zoos_fields(shipped: Path) -> None:
         *("intended_use", "references", "data_source", "data_type", "image_classes", "label_classes", "pred_classes"),
         *("eval_metrics", "network_data_format"),
     } <= {*metadata(shipped)}
+
+
+def test_metadata_names_the_channels_and_the_labels_of_the_embedded_task(shipped: Path, task: Path) -> None:
+    formats, described = metadata(shipped)["network_data_format"], read_task(task)
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    assert image["channel_def"] == {str(index): name for index, name in enumerate(described.channels)}
+    assert pred["channel_def"] == {str(label): name for label, name in described.labels.items()}
+    assert (image["num_channels"], pred["num_channels"]) == (described.num_channels, described.num_classes)
 
 
 def test_metadata_versions_are_ours(shipped: Path) -> None:
