@@ -1,0 +1,300 @@
+"""Every argument does what it says: values and gradients against MONAI, torch, or a law."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from monai.losses import DiceCELoss, DiceLoss, TverskyLoss
+from monai.networks import one_hot
+
+from monai_surrogates.core.inputs import flatten_voxels
+from monai_surrogates.losses import (
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
+    PlainCELoss,
+    SoftDiceCELoss,
+    SoftDiceLoss,
+    SoftJaccardLoss,
+    SoftTverskyLoss,
+    WeightedCELoss,
+)
+from tests.losses.test_against_monai import assert_same, random_batch, value_and_gradient
+
+SHAPES = {"2D": (4, 5), "3D": (2, 3, 4)}
+SOFTMAX = {"softmax": True, "to_onehot_y": True}
+SIGMOID = {"sigmoid": True, "to_onehot_y": True}
+
+# ours, MONAI's, and the arguments of both
+OVERLAP = {
+    "Dice": (SoftDiceLoss, DiceLoss, {}),
+    "Jaccard": (SoftJaccardLoss, lambda **arguments: DiceLoss(jaccard=True, **arguments), {}),
+    "Tversky": (SoftTverskyLoss, TverskyLoss, {"alpha": 0.3, "beta": 0.7}),
+}
+of_overlap = pytest.mark.parametrize(("ours", "theirs", "own"), OVERLAP.values(), ids=OVERLAP)
+in_2d_and_3d = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def assert_equal_value_and_gradient(mine, expected):
+    for value, reference in zip(mine, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-10, atol=1e-12)
+
+
+def soft_batch(shape, classes=3):
+    x, _ = random_batch(0, shape, classes, torch.float64)
+    other, _ = random_batch(1, shape, classes, torch.float64)
+    return x, other.softmax(1)
+
+
+# soft_label
+
+
+@of_overlap
+@in_2d_and_3d
+@pytest.mark.parametrize("soft_label", [True, False])
+@pytest.mark.parametrize("batch", [True, False])
+def test_soft_targets_are_scored_as_in_monai(ours, theirs, own, shape, soft_label, batch):
+    arguments = {"softmax": True, "soft_label": soft_label, "batch": batch, **own}
+    assert_same(ours(**arguments), theirs(**arguments), *soft_batch(shape))
+
+
+@of_overlap
+@in_2d_and_3d
+def test_soft_label_makes_a_perfect_soft_prediction_free(ours, theirs, own, shape):
+    _, y = soft_batch(shape)
+    assert ours(soft_label=True, **own)(y, y).item() == pytest.approx(0, abs=1e-12)
+    assert ours(**own)(y, y).item() > 0.1
+
+
+# other_act
+
+ACTIVATIONS = {
+    "softmax": lambda z: z.softmax(1),
+    "tanh": torch.tanh,
+    "scaled tanh": lambda z: (1 + z.tanh()) / 2,
+    "over a spatial axis": lambda z: z.softmax(2),
+    "over the third axis from the end": lambda z: z.softmax(-3),  # of a volume a spatial one
+    "over the last axis": lambda z: z.softmax(-1),
+    "by the largest of the image": lambda z: z.exp() / z.exp().amax(dim=tuple(range(2, z.ndim)), keepdim=True),
+}
+with_every_activation = pytest.mark.parametrize("act", ACTIVATIONS.values(), ids=ACTIVATIONS)
+
+
+@of_overlap
+@in_2d_and_3d
+@with_every_activation
+def test_other_act_sees_what_it_sees_in_monai(ours, theirs, own, shape, act):
+    arguments = {"to_onehot_y": True, "other_act": act, **own}
+    assert_same(ours(**arguments), theirs(**arguments), *random_batch(2, shape, 3, torch.float64))
+
+
+@in_2d_and_3d
+@with_every_activation
+def test_other_act_is_of_the_surrogate_alone_and_cross_entropy_keeps_the_logits(shape, act):
+    arguments = {"to_onehot_y": True, "other_act": act}
+    x, y = random_batch(2, shape, 3, torch.float64)
+    assert_same(SoftDiceCELoss(**arguments), DiceCELoss(**arguments), x, y)
+
+
+@in_2d_and_3d
+@pytest.mark.parametrize("act", [act for name, act in ACTIVATIONS.items() if name != "tanh"])
+def test_other_act_of_lovasz_softmax_makes_its_probabilities(shape, act):
+    x, y = random_batch(2, shape, 3, torch.float64)
+    of_probabilities = LovaszSoftmaxLoss(to_onehot_y=True)
+    mine = value_and_gradient(LovaszSoftmaxLoss(to_onehot_y=True, other_act=act), x, y)
+    assert_equal_value_and_gradient(mine, value_and_gradient(lambda x, y: of_probabilities(act(x), y), x, y))
+
+
+# ignore_index
+
+
+def labels_and_crop(classes=3):
+    """A batch whose last two columns are to be removed: logits, labels of all of it, and the labels that stay."""
+    x, y = random_batch(3, (4, 6), classes, torch.float64)
+    return x, y, y[..., :4]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("form", ["labels", "one-hot, sentinel", "one-hot, class", "single channel"])
+def test_binary_cross_entropy_without_ignored_voxels_is_that_of_the_crop(form, per_image, reduction):
+    x, y, y_left = labels_and_crop()
+    ignored, masks = 255, one_hot(y, 3, dtype=torch.float64)
+    if form == "labels":
+        y[..., 4:], target, left = ignored, y, y_left
+    elif form == "one-hot, sentinel":
+        masks[..., 4:], target, left = 0, masks, masks[..., :4]
+    elif form == "one-hot, class":  # class 2 is of the removed voxels alone
+        ignored, y = 2, y.clamp(max=1)
+        y[..., 4:] = 2
+        target = one_hot(y, 3, dtype=torch.float64)
+        left = target[..., :4]
+    else:
+        x, target = x[:, :1], (y > 0).double()
+        left = target[..., :4].clone()
+        target[..., 4:] = ignored
+    # For a single channel no entry of to_onehot_y, which would warn.
+    arguments = {"sigmoid": True, "to_onehot_y": form == "labels", "reduction": reduction, "per_image": per_image}
+    x_left = x[..., :4].contiguous()
+    value, grad = value_and_gradient(PlainCELoss(ignore_index=ignored, **arguments), x, target)
+    expected = value_and_gradient(PlainCELoss(**arguments), x_left, left)
+    if reduction == "none":
+        assert not value[..., 4:].any()
+        value = value[..., :4]
+    assert_equal_value_and_gradient((value, grad[..., :4]), expected)
+    assert not grad[..., 4:].any()
+
+
+def test_binary_cross_entropy_of_what_is_left_is_torch_s():
+    x, y, y_left = labels_and_crop()
+    y[..., 4:] = 255
+    expected = F.binary_cross_entropy_with_logits(x[..., :4], one_hot(y_left, 3, dtype=torch.float64))
+    torch.testing.assert_close(PlainCELoss(**SIGMOID, ignore_index=255)(x, y), expected)
+
+
+@pytest.mark.parametrize("ignored", [-1, 1, 7])
+@in_2d_and_3d
+def test_one_hot_targets_name_the_voxels_to_remove_as_in_monai(ignored, shape):
+    x, y = random_batch(4, shape, 3, torch.float64)
+    masks = one_hot(y, 3, dtype=torch.float64)
+    if ignored != 1:
+        masks[:, :, 0] = 0  # of no class
+    arguments = {"softmax": True, "ignore_index": ignored}
+    assert_same(SoftDiceLoss(**arguments), DiceLoss(**arguments), x, masks)
+
+
+def test_a_class_id_removes_the_voxels_of_that_class_from_one_hot_targets():
+    y = one_hot(torch.tensor([[[0, 2, 1, 2, 0]]]), 3)
+    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=2)
+    assert voxels.valid.tolist() == [[True, False, True, False, True]]
+    assert voxels.input[0].tolist() == [[1, 0, 1, 0, 1]] * 3
+    assert voxels.target[0].tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("sentinel", [-1, 3, 255])
+def test_a_sentinel_removes_the_voxels_of_no_class_from_one_hot_targets(sentinel):
+    y = one_hot(torch.tensor([[[0, 2, 1, 2, 0]]]), 3)
+    y[..., 1] = 0
+    y[..., 3] = sentinel  # the sentinel itself, in every channel
+    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=sentinel)
+    assert voxels.valid.tolist() == [[True, False, True, False, True]]
+    assert voxels.input[0].tolist() == [[1, 0, 1, 0, 1]] * 3
+    assert voxels.target[0].tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
+
+
+# batch
+
+POOLED = {
+    "SoftDice": (SoftDiceLoss, SOFTMAX),
+    "SoftJaccard, sigmoid": (SoftJaccardLoss, SIGMOID),
+    "SoftDice, no smoothing": (SoftDiceLoss, {**SOFTMAX, "smooth_nr": 0, "smooth_dr": 0}),
+    "SoftDice, lower smoothing alone": (SoftDiceLoss, {**SOFTMAX, "smooth_nr": 0, "smooth_dr": 1}),
+    "Lovász-softmax": (LovaszSoftmaxLoss, SOFTMAX),
+    "Lovász-softmax, all classes": (LovaszSoftmaxLoss, {**SOFTMAX, "classes": "all"}),
+    "Lovász-softmax, bins": (LovaszSoftmaxLoss, {**SOFTMAX, "method": "bins"}),
+    "Lovász hinge": (LovaszHingeLoss, {"to_onehot_y": True, "classes": "all"}),
+}
+of_a_batch = pytest.mark.parametrize(("cls", "arguments"), POOLED.values(), ids=POOLED)
+
+
+@of_a_batch
+@pytest.mark.parametrize("removed", [(2, 0), (1, 4), (6, 2)], ids=str)
+def test_a_batch_without_ignored_voxels_is_one_image_of_those_left(cls, arguments, removed):
+    x, y = random_batch(5, (6,), 3, torch.float64)
+    y[:, 0, :3] = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    labels = y.clone()
+    for item, count in enumerate(removed):  # another number of voxels from each item
+        labels[item, :, 6 - count :] = 9
+
+    def of_those_left(x, y):
+        rows = [range(6 - count) for count in removed]
+        one_x, one_y = (torch.cat([t[i, :, [*row]] for i, row in enumerate(rows)], dim=-1)[None] for t in (x, y))
+        return cls(**arguments)(one_x, one_y)
+
+    mine = value_and_gradient(cls(**arguments, batch=True, ignore_index=9), x, labels)
+    assert_equal_value_and_gradient(mine, value_and_gradient(of_those_left, x, y))
+
+
+@of_a_batch
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_batch_of_ignored_voxels_alone_is_zero_with_a_zero_gradient(cls, arguments, reduction):
+    x, y = random_batch(6, (4, 5), 3, torch.float64)
+    loss = cls(**arguments, batch=True, ignore_index=9, reduction=reduction)
+    value, grad = value_and_gradient(loss, x, torch.full_like(y, 9))
+    assert not value.any()
+    assert not grad.any()
+
+
+# weight and classes
+
+
+@pytest.mark.parametrize("flags", [SOFTMAX, SIGMOID], ids=["softmax", "sigmoid"])
+@pytest.mark.parametrize("cls", [PlainCELoss, WeightedCELoss])
+def test_weights_without_a_background_leave_it_the_weight_one_in_cross_entropy(cls, flags):
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    with pytest.warns(UserWarning, match="include_background=False does not touch cross-entropy"):
+        loss = cls(**flags, include_background=False, weight=torch.tensor([2.0, 5.0], dtype=torch.float64))
+    weight = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    if "softmax" in flags:
+        expected = F.cross_entropy(x, y[:, 0], weight)
+    else:
+        masks = one_hot(y, 3, dtype=torch.float64)
+        expected = F.binary_cross_entropy_with_logits(x, masks, pos_weight=weight.view(3, 1, 1))
+    torch.testing.assert_close(loss(x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("cls", [PlainCELoss, SoftDiceLoss])
+def test_too_few_weights_need_include_background_false(cls):
+    with pytest.raises(ValueError, match=r"weight must have 3 values.*2 with include_background=False.*has 2"):
+        cls(**SOFTMAX, weight=[2.0, 5.0])(*random_batch(7, (4, 5), 3, torch.float64))
+
+
+@pytest.mark.parametrize("classes", [[2, 1], [1], [0, 2]], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ours", [SoftDiceLoss, LovaszSoftmaxLoss])
+def test_weights_of_chosen_classes_are_those_of_their_ids(ours, reduction, classes):
+    x, y = random_batch(8, (4, 5), 3, torch.float64)
+    y.flatten(2)[..., :3] = torch.arange(3)  # every class occurs in every item
+    weight = [2.0, 3.0, 7.0]
+    unreduced = {"reduction": "none", **SOFTMAX}
+    every_class = DiceLoss(**unreduced) if ours is SoftDiceLoss else LovaszSoftmaxLoss(**unreduced)
+    # A single class is not weighed, as in MONAI.
+    factors = torch.tensor([weight[c] for c in classes] if len(classes) > 1 else [1.0], dtype=torch.float64)
+    expected = every_class(x, y)[:, classes] * factors.view(1, -1, 1, 1)
+    reduce = {"mean": torch.mean, "sum": torch.sum, "none": lambda loss: loss}[reduction]
+    loss = ours(**SOFTMAX, classes=classes, weight=weight, reduction=reduction)
+    torch.testing.assert_close(loss(x, y), reduce(expected), rtol=1e-6, atol=0)  # MONAI's one-hot form is float32
+
+
+def test_foreground_weights_of_chosen_classes_are_those_of_their_ids():
+    x, y = random_batch(8, (4, 5), 4, torch.float64)
+    few = SoftDiceLoss(**SOFTMAX, classes=[3, 1], include_background=False, weight=[2.0, 3.0, 7.0])
+    full = SoftDiceLoss(**SOFTMAX, classes=[3, 1], include_background=False, weight=[99.0, 2.0, 3.0, 7.0])
+    losses = SoftDiceLoss(**SOFTMAX, reduction="none")(x, y)[:, :, 0, 0]
+    expected = (7 * losses[:, 3] + 2 * losses[:, 1]).mean() / 2
+    torch.testing.assert_close(few(x, y), expected)
+    torch.testing.assert_close(full(x, y), expected)
+
+
+# counts in float32
+
+
+@pytest.mark.parametrize("ignored", [None, 2])
+def test_float32_counts_of_a_volume_are_those_of_float64(ignored):
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(1, 2, 96, 96, 96, generator=generator)
+    y = torch.randint(0, 2 if ignored is None else 3, (1, 1, 96, 96, 96), generator=generator)
+    loss = SoftDiceLoss(**SOFTMAX, ignore_index=ignored, reduction="none")
+    difference = loss(x, y).double() - loss(x.double(), y)
+    assert difference.abs().max() <= 1e-6
+
+
+# check_labels
+
+
+def test_check_labels_checks_at_every_call_on_any_device():
+    # A tensor on the meta device has no values, so a check is where reading one fails; on a CPU every call checks.
+    x, y = (t.to("meta") for t in random_batch(10, (4, 5), 3, torch.float64))
+    first_alone, always = SoftDiceLoss(**SOFTMAX), SoftDiceLoss(**SOFTMAX, check_labels=True)
+    for loss in (first_alone, always, always):
+        with pytest.raises(RuntimeError, match="meta"):
+            loss(x, y)
+    assert first_alone(x, y).shape == ()
