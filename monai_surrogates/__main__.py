@@ -10,7 +10,8 @@ def main() -> None:
     try:
         from monai_surrogates import cli
     except ModuleNotFoundError as error:
-        sys.exit(f"The command line needs {error.name}; install it with: pip install 'monai-surrogates[study]'")
+        print(f"The command line needs {error.name}; pip install 'monai-surrogates[study]' brings it.", file=sys.stderr)
+        sys.exit(2)
     cli.app(prog_name="monai-surrogates")
 
 

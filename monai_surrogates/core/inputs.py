@@ -147,7 +147,7 @@ def check_labels(labels: Tensor, num_classes: int, name: str = "target") -> None
     if labels.is_floating_point() and bool((labels != labels.round()).any()):
         worst = labels[labels != labels.round()][0].item()
         raise ValueError(
-            f"{name} must hold whole-number labels, but holds {worst:g}; "
+            f"{name} must hold whole-number labels, but holds {worst!r}; "
             "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
         )
     low, high = labels.aminmax()
@@ -169,6 +169,8 @@ def check_fractions(values: Tensor, name: str, cure: str) -> None:
         return
     low, high = values.detach().aminmax()
     for value in (low.item(), high.item()):
+        if value != value:
+            raise ValueError(f"{name} must lie in [0, 1], but holds NaN; look for a division by zero before the loss.")
         if not -PROBABILITY_SLACK <= value <= 1 + PROBABILITY_SLACK:
             raise ValueError(f"{name} must lie in [0, 1], but holds {value:g}; {cure}")
 

@@ -217,6 +217,11 @@ def _check_distinct(file: Path, images: list[str]) -> None:
         twice = next(image for image in images if images.count(image) > 1)
         expected, cure = "every image once", "remove the second entry"
         raise mismatch(f"{file}, training", expected=expected, found=f"{twice} more than once", cure=cure)
+    names = [Path(image).name.lower().removesuffix(".gz").removesuffix(".nii") for image in images]
+    if not _distinct(names):  # masks and scores go by the name of the image
+        twice = next(name for name in names if names.count(name) > 1)
+        expected, cure = "a name of its own for every image", "rename the files"
+        raise mismatch(f"{file}, training", expected=expected, found=f"{twice} in several folders", cure=cure)
 
 
 def check_task(task: MSDTask, progress: bool = True) -> None:
@@ -271,10 +276,10 @@ def split(task: MSDTask | StrPath, folds: int = 5, fold: int = 0, seed: int = 0)
         The three disjoint lists; the same arguments give the same lists on every machine.
 
     Raises:
-        DataError: the folder is no task, folds or fold is out of range, or the images do not suffice.
+        DataError: the folder is no task, folds, fold or seed is out of range, or the images do not suffice.
     """
     task = task if isinstance(task, MSDTask) else read_task(task)
-    _check_folds(task, folds, fold)
+    _check_folds(task, folds, fold, seed)
     parts = partition_dataset(list(task.training), num_partitions=folds, shuffle=True, seed=seed)
     rest = select_cross_validation_folds(parts, [(fold + step) % folds for step in range(1, folds)])
     chosen = max(1, len(rest) // folds)
@@ -284,9 +289,11 @@ def split(task: MSDTask | StrPath, folds: int = 5, fold: int = 0, seed: int = 0)
     return Split(train=_copies(rest[chosen:]), validation=_copies(rest[:chosen]), evaluation=_copies(parts[fold]))
 
 
-def _check_folds(task: MSDTask, folds: int, fold: int) -> None:
+def _check_folds(task: MSDTask, folds: int, fold: int, seed: int) -> None:
     if not _is_index(folds) or folds < 2:
         raise mismatch("folds", expected="an integer of at least 2", found=repr(folds), cure="ask for more folds")
+    if not _is_index(seed) or not 0 <= seed < 2**32:
+        raise mismatch("seed", expected="an integer from 0 to 2**32 - 1", found=repr(seed), cure="choose another seed")
     if not _is_index(fold) or not 0 <= fold < folds:
         expected, cure = f"an integer from 0 to {folds - 1}", "choose one of the folds"
         raise mismatch("fold", expected=expected, found=repr(fold), cure=cure)

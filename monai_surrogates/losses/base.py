@@ -73,7 +73,8 @@ class SharedArguments(CommonArguments, total=False):
     """Arguments that every loss takes.
 
     Attributes:
-        weight: one value, C values, or C − 1 when the background is excluded (C values then drop entry 0).
+        weight: one value, C values, or C − 1 when the background is excluded (C values then drop entry 0). Weights balance
+            classes against each other: as in MONAI they do not touch a loss of a single class.
         class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
     """
 
@@ -127,6 +128,8 @@ class SurrogateLoss(_Loss):
         super().__init__(reduction=reduction)
         self.activation = inputs.choose_activation(sigmoid, softmax)
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
+        if ignore_index is not None and not hasattr(ignore_index, "__index__"):
+            raise TypeError(f"ignore_index must be an integer or None, but is {ignore_index!r}.")
         self.ignore_index = ignore_index
         self.check_labels = check_labels
         self.sync = sync
@@ -161,7 +164,7 @@ class SurrogateLoss(_Loss):
         if checking and input.ndim > 1 and input.shape[1] == 1:
             self._warn_of_single_channel()
         voxels = inputs.flatten_voxels(
-            input, target, label_map=self._reads_labels(input, target), ignore_index=self.ignore_index
+            self._activate(input), target, label_map=self._reads_labels(input, target), ignore_index=self.ignore_index
         )
         if checking:
             self._check_values(voxels)
@@ -169,6 +172,9 @@ class SurrogateLoss(_Loss):
             voxels = voxels._replace(target=voxels.target.long())
         self._follow(voxels.input.device)
         return self._loss(voxels, tuple(input.shape[2:]))
+
+    def _activate(self, input: Tensor) -> Tensor:
+        return input
 
     @abstractmethod
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
@@ -219,7 +225,8 @@ class PerClassLoss(SurrogateLoss):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        self.activation = inputs.choose_activation(self.sigmoid, self.softmax, other_act)
+        inputs.choose_activation(self.sigmoid, self.softmax, other_act)  # refuses more than one
+        self.other_act = other_act
         self.include_background = include_background
         if self.sync and not batch:
             raise ValueError("sync=True makes one batch of all ranks, so it needs batch=True; set it, or drop sync.")
@@ -257,6 +264,10 @@ class PerClassLoss(SurrogateLoss):
             return x
         return inputs.at_least_float32(self.activation(x))
 
+    def _activate(self, input: Tensor) -> Tensor:
+        # Somebody else's activation may look at the spatial axes, so it comes before they are flattened, as in MONAI.
+        return input if self.other_act is None else self.other_act(inputs.at_least_float32(inputs.plain_tensor(input)))
+
     def _chosen(self, num_channels: int) -> slice | list[int] | None:
         if isinstance(self.classes, list):
             if max(self.classes) >= num_channels:
@@ -265,10 +276,14 @@ class PerClassLoss(SurrogateLoss):
         return slice(1, None) if not self.include_background and num_channels > 1 else None
 
     def _weigh(self, loss: Tensor, num_channels: int) -> Tensor:
-        # As in MONAI, weights balance classes against each other and do not touch a single one.
-        if self.class_weight is None or loss.shape[1] == 1:
+        if self.class_weight is None:
             return loss
-        return loss * _fit_weight(self.class_weight, num_channels, self._chosen(num_channels)).to(loss.dtype)
+        weight = fit_weight(self.class_weight, num_channels, self.include_background).to(loss.dtype)
+        chosen = self._chosen(num_channels)
+        # As in MONAI, weights balance classes against each other and do not touch a single one.
+        if loss.shape[1] == 1 or weight.ndim == 0:
+            return loss if loss.shape[1] == 1 else loss * weight
+        return loss * (weight if chosen is None else weight[chosen])
 
     def _reduce(self, loss: Tensor, reference: Tensor, num_spatial: int) -> Tensor:
         if self.reduction == "none":
@@ -290,6 +305,8 @@ class PerClassLoss(SurrogateLoss):
         self._check_probabilities(voxels)
 
     def _check_probabilities(self, voxels: Voxels) -> None:
+        if self.other_act is not None:
+            return  # its range is its author's promise
         if self.activation is None or (self.softmax and voxels.input.shape[1] == 1):
             cure = "softmax=True" if voxels.input.shape[1] > 1 else "sigmoid=True"
             inputs.check_fractions(voxels.input, "input without an activation", f"for logits set {cure}.")
@@ -318,6 +335,8 @@ def _check_classes(classes: Classes, include_background: bool) -> Literal["all",
         if classes not in ("all", "present"):
             raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
         return classes
+    if not isinstance(classes, (list, tuple)):
+        raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
     ids = [int(c) for c in classes]
     if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
         raise ValueError(f"classes must be different ids from 0 on, but are {ids}.")
@@ -326,14 +345,12 @@ def _check_classes(classes: Classes, include_background: bool) -> Literal["all",
     return ids
 
 
-def _fit_weight(weight: Tensor, num_channels: int, chosen: slice | list[int] | None) -> Tensor:
-    """The weights of the chosen classes, from one value, C values, or one per foreground class."""
-    if weight.ndim == 0:
+def fit_weight(weight: Tensor, num_channels: int, include_background: bool) -> Tensor:
+    """One value, or C of them; from C − 1 values without a background, entry 0 is filled up."""
+    if weight.ndim == 0 or len(weight) == num_channels:
         return weight
-    if len(weight) == num_channels:
-        return weight if chosen is None else weight[chosen]
-    if len(weight) == num_channels - 1 and isinstance(chosen, slice):
-        return weight
+    if len(weight) == num_channels - 1 and not include_background:
+        return torch.cat([weight.new_ones(1), weight])
     raise ValueError(
         f"weight must have {num_channels} values, one per class ({num_channels - 1} with include_background=False), "
         f"but has {len(weight)}."

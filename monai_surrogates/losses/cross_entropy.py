@@ -13,7 +13,7 @@ from torch import Tensor
 from monai_surrogates.core import class_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight
+from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight, fit_weight
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,7 +31,10 @@ class CrossEntropyArguments(CommonArguments, total=False):
 
 
 class PlainCELoss(SurrogateLoss):
-    """Cross-entropy on logits, −log p_y per voxel, normalised as torch does: by the summed weights of the batch's voxels.
+    """Cross-entropy on logits, −log p_y per voxel, normalised as torch does.
+
+    For label maps that is by the summed weights of the batch's voxels; for one channel per class, and for binary
+    cross-entropy, by their number.
 
     Softmax cross-entropy over the channels; with ``sigmoid=True``, or for a single channel, binary cross-entropy of each
     channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``.
@@ -42,8 +45,9 @@ class PlainCELoss(SurrogateLoss):
         per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
             instead of normalising the batch as a whole.
         soft_label: the target may hold fractions; they are used either way.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight`` with
-            C − 1 values gives the background the weight 1. For binary cross-entropy it is the weight of positive voxels.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight``
+            with C − 1 values (and ``include_background=False``) gives the background the weight 1. For binary
+            cross-entropy it is the weight of positive voxels.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` a map, (B, spatial...), for binary cross-entropy
@@ -71,6 +75,7 @@ class PlainCELoss(SurrogateLoss):
         super().__init__(**shared)
         if not include_background:
             warnings.warn("include_background=False does not touch cross-entropy: not used.", stacklevel=3)
+        self.include_background = include_background
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
         self.label_smoothing = float(label_smoothing)
@@ -110,16 +115,9 @@ class PlainCELoss(SurrogateLoss):
         return (loss, share) if valid is None else (torch.where(valid, loss, 0), share * valid)
 
     def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
-        weight = self.class_weight
-        if weight is None:
+        if self.class_weight is None:
             return None
-        if weight.ndim == 0:
-            return weight.to(dtype).expand(num_channels)
-        if len(weight) == num_channels - 1:
-            weight = torch.cat([weight.new_ones(1), weight])
-        if len(weight) != num_channels:
-            raise ValueError(f"weight must have {num_channels} values, one per class, but has {len(weight)}.")
-        return weight.to(dtype)
+        return fit_weight(self.class_weight, num_channels, self.include_background).to(dtype).expand(num_channels)
 
 
 class WeightedCELoss(PlainCELoss):
@@ -155,17 +153,28 @@ class WeightedCELoss(PlainCELoss):
     ) -> None:
         if weight is None and class_counts is not None:
             weight = "inverse_frequency"
+        num_counts = None
         if isinstance(weight, str):
             if class_counts is None:
                 raise ValueError(f"weight={weight!r} needs class_counts, the voxels per class of the training data.")
             weight = class_weights(class_counts, weight)
+            num_counts = len(weight)
         super().__init__(weight=weight, **shared)
+        self._num_counts = num_counts
 
     def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
-        weight = self.class_weight
-        if num_channels == 1 and weight is not None and weight.shape == (2,):
-            return (weight[1:] / weight[:1]).to(dtype)  # of background and foreground: their ratio weighs positives
-        return super()._weights(num_channels, dtype)
+        if self._num_counts is None or self.class_weight is None:
+            return super()._weights(num_channels, dtype)
+        expected = max(num_channels, 2)
+        if self._num_counts != expected:
+            raise ValueError(
+                f"class_counts must have {expected} values, one per class and the background, but has {self._num_counts}."
+            )
+        if num_channels > 1:
+            return self.class_weight.to(dtype)
+        background, foreground = self.class_weight.to(dtype)
+        # Their ratio weighs the positives; a class without a voxel has no weight to balance.
+        return torch.where((background > 0) & (foreground > 0), foreground / background, 1).view(1)
 
 
 def _ratio(total: Tensor, share: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ class LovaszHingeLoss(LovaszLoss):
         super().__init__(method=method, **shared)
         if method == "bins":
             raise ValueError("method='bins' needs errors in [0, 1], which hinge errors are not; use 'sort' or 'auto'.")
-        if self.activation is not None and not self.sigmoid:
+        if self.softmax or self.other_act is not None:
             raise ValueError("LovaszHingeLoss takes logits of structures: softmax and other_act must not be set.")
         if self.two_class:
             raise ValueError(

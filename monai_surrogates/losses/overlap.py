@@ -33,6 +33,8 @@ class OverlapLoss(PerClassLoss):
         **shared: Unpack[PerClassArguments],
     ) -> None:
         super().__init__(**shared)
+        if smooth_nr < 0 or smooth_dr < 0:
+            raise ValueError(f"smooth_nr and smooth_dr must not be below 0, but are {smooth_nr} and {smooth_dr}.")
         self.squared_pred = squared_pred
         self.smooth_nr, self.smooth_dr = float(smooth_nr), float(smooth_dr)
         self.soft_label = soft_label

@@ -66,12 +66,13 @@ class Estimate:
                 self._starts.append(stage.starting)
             stage.fraction = fraction
 
-    def finish(self, key: object) -> float:
-        """A stage ended; returns how many seconds it took."""
+    def finish(self, key: object, succeeded: bool = True) -> float:
+        """A stage ended; returns how many seconds it took. One that died says nothing about the others."""
         with self._lock:
             stage = self._running.pop(key)
             took = time.monotonic() - stage.began
-            self._measured.setdefault(stage.kind, []).append(took)
+            if succeeded:
+                self._measured.setdefault(stage.kind, []).append(took)
             return took
 
     def drop(self, kind: str) -> None:

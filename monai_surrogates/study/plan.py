@@ -6,15 +6,17 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from monai_surrogates import data
 from monai_surrogates._version import __version__
-from monai_surrogates.losses import loss_class
+from monai_surrogates.losses import OBJECTIVES, loss_class
 
 MANIFEST = "study.json"
+LOCK = ".lock"
+STAGES = ("train", "evaluate")
 
 
 class StudyError(ValueError):
@@ -57,8 +59,8 @@ class Settings:
 QUICK = Settings(
     folds=3,
     run_folds=1,
-    epochs=24,
-    val_interval=6,
+    epochs=20,
+    val_interval=5,
     patch_size=(32, 32, 16),
     patches_per_image=1,
     num_res_units=0,
@@ -86,12 +88,28 @@ class StudyCell:
         return self.folder / f"{stage}.log"
 
     def marker(self, stage: str) -> Path:
-        """Written when the stage is finished; holds how long it took."""
+        """Written when the stage is finished; holds how long it took and what it left."""
         return self.folder / f"{stage}.done.json"
 
-    def finished(self, stage: str) -> bool:
-        """Whether the stage need not run again."""
-        return self.marker(stage).is_file()
+    def finish(self, stage: str, seconds: float, jobs: int) -> None:
+        """Note that a stage is finished, and what it left."""
+        results = self.folder / ("models" if stage == "train" else "eval/predictions")
+        left = sorted(str(path.relative_to(self.folder)) for path in results.glob("*") if path.is_file())
+        write_text(self.marker(stage), json.dumps({"seconds": round(seconds, 1), "jobs": jobs, "left": left}) + "\n")
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """What :meth:`finish` noted; empty if the stage is not finished, or something that it left is gone."""
+        try:
+            record = json.loads(self.marker(stage).read_text(encoding="utf-8"))
+            return record if all((self.folder / name).is_file() for name in record["left"]) else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def todo(self) -> list[str]:
+        """The stages that have to run: an evaluated cell needs nothing, not even its checkpoint."""
+        if self.record("evaluate"):
+            return []
+        return ["evaluate"] if self.record("train") else list(STAGES)
 
 
 @dataclass(frozen=True)
@@ -155,6 +173,13 @@ class Study:
             for name in self.objectives
         ]
 
+    def with_earlier_objectives(self) -> Study:
+        """The same study with the objectives that its folder has finished already, in the table's order."""
+        everything = replace(self, objectives=tuple(OBJECTIVES))
+        done = {cell.objective for cell in everything.cells if not cell.todo()}
+        earlier = [name for name in OBJECTIVES if name in done and name not in self.objectives]
+        return replace(self, objectives=(*self.objectives, *earlier))
+
     def manifest(self) -> dict[str, Any]:
         """What makes two studies the same; the objectives may differ, so that one can be added to a finished study."""
         source: dict[str, Any] = {"data": "embedded"}
@@ -165,8 +190,13 @@ class Study:
         return {"monai_surrogates": __version__, **source, **settings}
 
     def open(self) -> None:
-        """Make the folder this study's own, and write the embedded task into it if that is the data."""
+        """Make the folder this study's own, and write the embedded task into it if that is the data.
+
+        Raises:
+            StudyError: the folder has become another study's since :meth:`prepare`.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
+        self._check_out()
         write_text(self.out / MANIFEST, json.dumps(self.manifest(), indent=2) + "\n")
         if self.data_dir is None and not self.task_dir.exists():
             data.write_synthetic_task(self.task_dir, seed=self.settings.seed, num_training=self.settings.num_images)
@@ -196,13 +226,30 @@ class Study:
             )
         if settings.folds < 2:
             raise StudyError(f"folds must be at least 2, but is {settings.folds}; one part is kept for the scores.")
+        if not 1 <= settings.run_folds <= settings.folds:
+            raise StudyError(f"run_folds must lie in 1 to {settings.folds}, but is {settings.run_folds}.")
+        if self.data_dir is None and settings.num_images < 3:
+            raise StudyError(
+                f"num_images must be at least 3, but is {settings.num_images}; one image is left to train."
+            )
+        if not 0 <= settings.seed < 2**32:
+            raise StudyError(f"seed must lie in 0 to 2**32 - 1, but is {settings.seed}.")
+        for name, path in (("--out", self.out), ("--data", self.task_dir)):
+            if "#" in str(path) or "::" in str(path):
+                raise StudyError(
+                    f"{name} must not hold '#' or '::', which MONAI's configs read as keys, but is {path}."
+                )
 
     def _check_out(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise StudyError(f"--out must be a folder, but {self.out} is a file; choose another.")
-        if not self.out.exists() or not any(self.out.iterdir()):
-            return
         file = self.out / MANIFEST
+        in_the_way = next((p for p in (self.out, *self.out.parents) if p.exists() and not p.is_dir()), None)
+        if in_the_way is not None:
+            raise StudyError(f"--out must be a folder, but {in_the_way} is a file; choose another.")
+        parent = next(p for p in (self.out, *self.out.parents) if p.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StudyError(f"--out must be a folder that can be written, but {parent} cannot; choose another.")
+        if not self.out.exists() or all(p.name in (LOCK, f".{MANIFEST}") for p in self.out.iterdir()):
+            return
         if not file.is_file():
             raise StudyError(
                 f"--out must be new or hold a study, but {self.out} holds other files; choose another folder."
@@ -210,14 +257,18 @@ class Study:
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
-            raise StudyError(f"{file} is damaged; choose another folder with --out.") from None
+            found = None
+        if not isinstance(found, dict):
+            raise StudyError(f"{file} is damaged; choose another folder with --out.")
         asked = self.manifest() if self.data_dir is None or (self.data_dir / "dataset.json").is_file() else {}
+        known_first = sorted(asked, key=lambda key: key not in found)
         differing = [
-            f"{key}={found.get(key)} instead of {value}" for key, value in asked.items() if found.get(key) != value
+            f"{key}={found.get(key)} instead of {asked[key]}" for key in known_first if found.get(key) != asked[key]
         ]
         if differing:
+            more = f"; and {len(differing) - 3} more, as with or without --quick" if len(differing) > 3 else ""
             raise StudyError(
-                f"{self.out} holds another run ({'; '.join(differing)}); choose another folder with --out, "
+                f"{self.out} holds another run ({'; '.join(differing[:3])}{more}); choose another folder with --out, "
                 "or repeat the arguments of that run to resume it."
             )
 
@@ -228,6 +279,6 @@ def _absolute(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step, so that a killed process leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import matplotlib as mpl
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -37,30 +35,42 @@ def plot_per_image(table: pd.DataFrame, objectives: list[str], path: Path) -> No
     _save(figure, path)
 
 
-def plot_case(study: Study, cells: list[StudyCell], table: pd.DataFrame, path: Path) -> None:
-    """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference."""
-    item, dice = _median_case(study, cells, table)
-    image, reference = _volume(item["image"]), _volume(item["label"])
+def plot_case(study: Study, cells: list[StudyCell], table: pd.DataFrame, path: Path) -> bool:
+    """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference.
+
+    Returns:
+        Whether there was such an image: none has a score if no reference of the fold holds foreground.
+    """
+    case = _median_case(study, cells, table)
+    if case is None:
+        return False
+    item, dice = case
+    image, reference = _volume(item["image"]), _volume(item["label"])[..., 0]
     slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
-    background = image[..., slice_, 0] if image.ndim == 4 else image[..., slice_]
+    background = image[:, :, slice_, 0]
     figure = Figure(figsize=(2.6 * (len(cells) + 2), 3.4), layout="constrained")
     panels = figure.subplots(1, len(cells) + 2)
     _panel(panels[0], background, "image")
     _panel(panels[1], background, "reference", (reference[..., slice_], REFERENCE_COLOUR))
     for axes, cell in zip(panels[2:], cells, strict=True):
-        prediction = _volume(prediction_file(cell, item["image"]))
+        prediction = _volume(prediction_file(cell, item["image"]))[..., 0]
         outlines = ((prediction[..., slice_], PREDICTION_COLOUR), (reference[..., slice_], REFERENCE_COLOUR))
         _panel(axes, background, f"{cell.objective}\nDice {dice[cell.objective]:.2f} (whole image)", *outlines)
     figure.suptitle(f"{image_name(item['image'])}, slice {slice_}: reference yellow, prediction red")
     _save(figure, path)
+    return True
 
 
-def _median_case(study: Study, cells: list[StudyCell], table: pd.DataFrame) -> tuple[dict[str, str], dict[str, float]]:
+def _median_case(
+    study: Study, cells: list[StudyCell], table: pd.DataFrame
+) -> tuple[dict[str, str], dict[str, float]] | None:
     fold = cells[0].fold
-    items = data.split(data.read_task(study.task_dir), study.settings.folds, fold, study.settings.seed).evaluation
+    items = data.split(study.task_dir, study.settings.folds, fold, study.settings.seed).evaluation
     by_name = {image_name(item["image"]): item for item in items}
     means = per_image_means(table, "dice").pivot(index="image", columns="objective", values="dice")
     means = means.loc[[name for name in by_name if name in means.index]]
+    if means.empty:
+        return None
     order = means.mean(axis=1).sort_values(kind="stable")
     name = order.index[len(order) // 2]
     return by_name[name], means.loc[name].to_dict()
@@ -76,12 +86,12 @@ def _panel(axes: Axes, background: np.ndarray, title: str, *outlines: tuple[np.n
 
 
 def _volume(path: str) -> np.ndarray:
-    return np.squeeze(np.asarray(nib.load(path).dataobj))
+    """(H, W, D, channels)."""
+    volume = np.asarray(nib.load(path).dataobj)
+    return volume.reshape(*volume.shape[:3], -1)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with mpl.rc_context({"figure.dpi": 110}), io.BytesIO() as buffer:
-        figure.savefig(buffer, format="png", dpi=110)
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_bytes(buffer.getvalue())
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png", dpi=110)
     temporary.replace(path)

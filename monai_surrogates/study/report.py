@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from typing import Any
 
@@ -14,7 +15,6 @@ from rich.table import Table
 
 from monai_surrogates.study import plots, scores
 from monai_surrogates.study.plan import Study, StudyCell, write_text
-from monai_surrogates.study.stage import STAGES
 
 
 def write_report(study: Study, console: Console) -> bool:
@@ -23,20 +23,23 @@ def write_report(study: Study, console: Console) -> bool:
     Returns:
         Whether every cell finished.
     """
-    finished = [cell for cell in study.cells if all(cell.finished(stage) for stage in STAGES)]
+    asked = study.cells
+    study = study.with_earlier_objectives()  # a run of fewer objectives must not drop what is finished
+    finished = [cell for cell in study.cells if not cell.todo()]
     table = _score(study, finished)
     summaries = [_summary(table, study, objective, finished) for objective in study.objectives]
-    baseline = scores.foreground_everywhere(study, list(range(study.settings.run_folds)))
+    baseline = scores.best_constant_dice(study, list(range(study.settings.run_folds)))
     write_text(study.out / "per_image.csv", table.to_csv(index=False))
-    write_text(study.out / "summary.json", json.dumps(_document(study, summaries, baseline), indent=2) + "\n")
+    jobs = max((cell.record("train").get("jobs", 1) for cell in finished), default=1)
+    document = _document(study, summaries, baseline, jobs)
+    write_text(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     _print_table(summaries, console)
     _print_notes(study, summaries, baseline, console)
+    if jobs > 1:
+        console.print(f"s/epoch was measured with up to {jobs} trainings side by side.", highlight=False)
     if finished:
-        _plot(study, finished, table)
-        console.print(
-            f"Plots: {study.out / 'per_image.png'}, {study.out / 'case.png'}", soft_wrap=True, highlight=False
-        )
-    return len(finished) == len(study.cells)
+        _plot(study, finished, table, console)
+    return all(cell in finished for cell in asked)
 
 
 def _score(study: Study, finished: list[StudyCell]) -> pd.DataFrame:
@@ -52,14 +55,14 @@ def _summary(table: pd.DataFrame, study: Study, objective: str, finished: list[S
     cells = [cell for cell in study.cells if cell.objective == objective]
     dead = [cell for cell in cells if cell not in finished]
     if dead:
-        logs = [str(cell.log(next(s for s in STAGES if not cell.finished(s))).relative_to(study.out)) for cell in dead]
+        logs = [str(cell.log(cell.todo()[0]).relative_to(study.out)) for cell in dead]
         return {"objective": objective, "status": "failed", "logs": logs}
     times = [seconds for cell in cells if (seconds := scores.seconds_per_epoch(cell)) is not None]
     return scores.summarise(table, objective, sum(times) / len(times) if times else None)
 
 
-def _document(study: Study, summaries: list[dict[str, Any]], baseline: float) -> dict[str, Any]:
-    machine = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+def _document(study: Study, summaries: list[dict[str, Any]], baseline: float | None, jobs: int) -> dict[str, Any]:
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "jobs": jobs, "torch": torch.__version__}
     return {
         "study": study.manifest(),
         "objectives": summaries,
@@ -70,13 +73,8 @@ def _document(study: Study, summaries: list[dict[str, Any]], baseline: float) ->
 
 
 def _print_table(summaries: list[dict[str, Any]], console: Console) -> None:
-    table = Table(
-        title="Mean per-image scores with 95 % bootstrap interval",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )  # fits into 80 columns
+    console.print("Mean per-image scores with 95 % bootstrap interval", highlight=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
     table.add_column("objective", no_wrap=True)
     for heading in ("Dice", "IoU", "s/epoch"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -98,8 +96,9 @@ def _interval(score: dict[str, Any]) -> str:
     return f"{score['mean']:.3f} [{score['low']:.3f}, {score['high']:.3f}]".replace("[", "\\[")
 
 
-def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float, console: Console) -> None:
-    console.print(f"Dice of an empty mask is 0, of one class everywhere {baseline:.3f}.", highlight=False)
+def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float | None, console: Console) -> None:
+    if baseline is not None:
+        console.print(f"Dice of an empty mask is 0, of one class everywhere {baseline:.3f}.", highlight=False)
     images = min((s["dice"]["images"] for s in summaries if s["status"] == "finished"), default=scores.SMALL_SAMPLE)
     if images < scores.SMALL_SAMPLE:
         console.print(
@@ -116,8 +115,11 @@ def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float,
     )
 
 
-def _plot(study: Study, finished: list[StudyCell], table: pd.DataFrame) -> None:
-    shown = [name for name in study.objectives if name in set(table["objective"])]
+def _plot(study: Study, finished: list[StudyCell], table: pd.DataFrame, console: Console) -> None:
+    shown = list(dict.fromkeys(cell.objective for cell in finished))
     plots.plot_per_image(table, shown, study.out / "per_image.png")
+    names = "per_image.png"
     first = [cell for cell in finished if cell.fold == finished[0].fold]
-    plots.plot_case(study, first, table, study.out / "case.png")
+    if plots.plot_case(study, first, table, study.out / "case.png"):
+        names += ", case.png"
+    console.print(f"Plots in {study.out}: {names}", soft_wrap=True, highlight=False)

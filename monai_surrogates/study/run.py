@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from monai_surrogates.study.estimate import Estimate
-from monai_surrogates.study.plan import Study, StudyCell, StudyError
+from monai_surrogates.study.plan import LOCK, Study, StudyCell, StudyError
 from monai_surrogates.study.report import write_report
-from monai_surrogates.study.stage import STAGES, StageRunner, last_lines
+from monai_surrogates.study.stage import StageRunner, why_it_died
 
 
 def run_study(study: Study, console: Console | None = None, jobs: int = 1) -> bool:
@@ -35,21 +35,19 @@ def run_study(study: Study, console: Console | None = None, jobs: int = 1) -> bo
     console = console or Console()
     with _only_one(study):
         study.open()
-        finished = [cell for cell in study.cells if all(cell.finished(stage) for stage in STAGES)]
+        todo = [cell for cell in study.cells if cell.todo()]
+        finished = len(study.cells) - len(todo)
         if finished:
-            console.print(
-                f"Resuming {study.out}: {len(finished)} of {len(study.cells)} runs are finished.", soft_wrap=True
-            )
-        todo = [cell for cell in study.cells if cell not in finished]
+            console.print(f"Resuming {study.out}: {finished} of {len(study.cells)} runs are finished.", soft_wrap=True)
         if todo:
-            _run_cells(study, todo, console, jobs)
+            _run_cells(study, todo, console, min(jobs, len(todo)))
         return write_report(study, console)
 
 
 @contextmanager
 def _only_one(study: Study) -> Iterator[None]:
     study.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(study.out / ".lock")
+    lock = FileLock(study.out / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -61,7 +59,7 @@ def _only_one(study: Study) -> Iterator[None]:
 
 
 def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int) -> None:
-    estimate = Estimate([stage for cell in todo for stage in STAGES if not cell.finished(stage)], jobs)
+    estimate = Estimate([stage for cell in todo for stage in cell.todo()], jobs)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -85,7 +83,7 @@ def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int)
 
 def _run_cell(runner: StageRunner, cell: StudyCell, estimate: Estimate, progress: Progress, bar: TaskID) -> None:
     console = progress.console
-    todo = [stage for stage in STAGES if not cell.finished(stage)]
+    todo = cell.todo()
     for position, stage in enumerate(todo):
 
         def advance(fraction: float) -> None:
@@ -93,15 +91,17 @@ def _run_cell(runner: StageRunner, cell: StudyCell, estimate: Estimate, progress
             progress.update(bar, completed=estimate.done(), left=estimate.words())
 
         estimate.start(cell, stage)
-        succeeded = runner.run(cell, stage, advance)
-        took = f"{cell.objective}, fold {cell.fold}: {stage} took {estimate.finish(cell):.0f} s"
-        if not succeeded:
+        code = runner.run(cell, stage, advance)
+        if runner.stopped:
+            return
+        took = f"{cell.objective}, fold {cell.fold}: {stage} took {estimate.finish(cell, code == 0):.0f} s"
+        if code != 0:
             for skipped in todo[position + 1 :]:
                 estimate.drop(skipped)
             console.print(
                 f"[red]{took} and failed[/red]; the end of {cell.log(stage)}:", highlight=False, soft_wrap=True
             )
-            console.print(last_lines(cell.log(stage)), markup=False, highlight=False, soft_wrap=True)
+            console.print(why_it_died(cell.log(stage), code), markup=False, highlight=False, soft_wrap=True)
             return
         progress.update(bar, completed=estimate.done(), left=estimate.words())
         console.print(f"{took}; {estimate.words() or 'the last one'}", highlight=False)

@@ -53,18 +53,20 @@ def _rows(objective: str, image: str, overlap: Overlap, labels: dict[int, str]) 
     return [[objective, image, name, dice[c].item(), iou[c].item()] for c, name in labels.items() if c > 0]
 
 
-def foreground_everywhere(study: Study, folds: list[int]) -> float:
-    """Mean per-image Dice of a prediction that is one class everywhere, the best such class for each structure."""
+def best_constant_dice(study: Study, folds: list[int]) -> float | None:
+    """The best mean per-image Dice of a mask that is one class everywhere; None if no reference holds foreground.
+
+    With π the share of class c, the mask of class c scores 2π/(1 + π) for it and 0 for every other class of the image.
+    """
     task = data.read_task(study.task_dir)
-    scores = []
+    rows = []
     for fold in folds:
         for item in data.split(task, study.settings.folds, fold, study.settings.seed).evaluation:
             reference = read_label_map(item["label"])
             share = reference.flatten().bincount(minlength=task.num_classes)[1:].double() / reference.numel()
-            present = share[share > 0]
-            if len(present):
-                scores.append((2 * present / (1 + present)).mean().item())  # D = 2π/(1 + π)
-    return float(np.mean(scores)) if scores else float("nan")
+            if share.any():
+                rows.append((2 * share / (1 + share) / (share > 0).sum()).numpy())
+    return float(np.mean(rows, axis=0).max()) if rows else None
 
 
 def per_image_means(table: pd.DataFrame, score: str) -> pd.DataFrame:

@@ -16,11 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import monai_surrogates
-from monai_surrogates.study.plan import Study, StudyCell, write_text
+from monai_surrogates.study.plan import Study, StudyCell
 
-STAGES = ("train", "evaluate")
 BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
 
+_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 # StatsHandler's line, read for the progress bar alone.
 _ITERATION = re.compile(r"Epoch: (\d+)/(\d+), Iter: (\d+)/(\d+)")
 
@@ -69,14 +69,19 @@ class StageRunner:
     """
 
     def __init__(self, study: Study, jobs: int = 1) -> None:
-        self.study = study
+        self.study, self.jobs = study, jobs
         # Threads that spin while they wait make training several times slower as soon as anything else runs.
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self._environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), **os.environ}
         self._processes: set[subprocess.Popen[str]] = set()
         self._stopped = threading.Event()
 
-    def run(self, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> bool:
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopped.is_set()
+
+    def run(self, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> int:
         """Run one stage and keep what it prints.
 
         Args:
@@ -85,7 +90,7 @@ class StageRunner:
             on_progress: told the finished share, above 0 to 1, of a training.
 
         Returns:
-            Whether the stage finished; if not, its log says why.
+            The process's exit code: 0 if the stage finished; if not, its log says why.
         """
         if stage == "train" and cell.folder.exists():
             shutil.rmtree(cell.folder)  # what a killed training left behind
@@ -96,10 +101,9 @@ class StageRunner:
             log.write(f"$ {shlex.join(words)}\n")
             log.flush()
             code = self._follow(words, log.write, on_progress)
-        if code != 0 or self._stopped.is_set():
-            return False
-        write_text(cell.marker(stage), json.dumps({"seconds": round(time.monotonic() - started, 1)}) + "\n")
-        return True
+        if code == 0 and not self.stopped:
+            cell.finish(stage, time.monotonic() - started, self.jobs)
+        return code
 
     def stop(self) -> None:
         """End all stages; what they have not finished runs again in the next study."""
@@ -118,7 +122,7 @@ class StageRunner:
             errors="replace",
         ) as process:
             self._processes.add(process)
-            if self._stopped.is_set():
+            if self.stopped:
                 process.kill()
             for line in process.stdout or ():
                 write(line)
@@ -130,7 +134,9 @@ class StageRunner:
             return code
 
 
-def last_lines(log: Path, count: int = 8) -> str:
-    """The end of a log, where a dead process says why."""
+def why_it_died(log: Path, code: int, count: int = 8) -> str:
+    """The exit code, the first error that a log names (the cause of those after it), and its last lines."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    return "\n".join(lines[-count:])
+    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    causes = [line for line in lines if _ERROR.match(line)][:1]
+    return "\n".join([ended, *(cause for cause in causes if cause not in lines[-count:]), *lines[-count:]])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,5 +367,6 @@ def test_the_error_is_a_value_error():
 @pytest.mark.parametrize("show", [True, False])
 def test_progress_bars_need_tqdm_and_consent(root, monkeypatch, capsys, installed, show):
     monkeypatch.setattr(progress, "_has_tqdm", installed and progress._has_tqdm)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # a bar is for a terminal alone
     check_task(read_task(root), progress=show)
     assert ("checking" in capsys.readouterr().err) == (show and progress._has_tqdm)

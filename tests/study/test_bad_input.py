@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from monai_surrogates.cli import app
+from monai_surrogates.study import Study
+from monai_surrogates.study.plan import QUICK
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def data_dir(task, tmp_path):
 
 
 def listing(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 def refused(tmp_path, *arguments):
@@ -83,8 +85,7 @@ def test_symbolic_links_are_followed(tmp_path, data_dir):
     image = data_dir / "imagesTr" / "lesion_000.nii.gz"
     image.rename(tmp_path / "elsewhere.nii.gz")
     image.symlink_to(tmp_path / "elsewhere.nii.gz")
-    # the data is fine, so the next complaint is about the folds
-    assert "folds" in refused(tmp_path, "--data", data_dir, "--folds", 7)
+    Study.prepare(tmp_path / "out", ["soft_dice"], QUICK, data_dir, progress=False)
 
 
 def test_image_and_label_of_different_shape(tmp_path, data_dir):
@@ -136,10 +137,39 @@ def test_an_output_folder_of_another_run(tmp_path):
     assert "epochs=3" in message
 
 
-def test_a_damaged_study_file(tmp_path):
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_damaged_study_file(tmp_path, text):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "study.json").write_text("{")
+    (tmp_path / "out" / "study.json").write_text(text)
     assert "damaged" in refused(tmp_path)
+
+
+def test_an_output_path_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    assert "is a file" in refused(tmp_path, "--out", tmp_path / "file" / "out")
+    result = CliRunner().invoke(app, ["bundle", str(tmp_path / "file" / "bundle")])
+    assert result.exit_code == 2
+    assert "is a file" in result.stderr
+
+
+def test_paths_that_a_config_would_take_apart(tmp_path):
+    assert "'#'" in refused(tmp_path, "--out", tmp_path / "a#b")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_impossible_seeds(tmp_path, seed):
+    assert "seed must lie in 0" in refused(tmp_path, "--seed", seed)
+
+
+def test_images_of_one_name_in_several_folders(tmp_path, data_dir):
+    training = json.loads((data_dir / "dataset.json").read_text())["training"]
+    for number, item in enumerate(training):
+        folder = data_dir / "imagesTr" / f"patient{number}"
+        folder.mkdir()
+        (data_dir / item["image"]).rename(folder / "scan.nii.gz")
+        item["image"] = f"./imagesTr/patient{number}/scan.nii.gz"
+    edit(data_dir, training=training)
+    assert "a name of its own" in refused(tmp_path, "--data", data_dir)
 
 
 def test_an_output_path_that_is_a_file(tmp_path):

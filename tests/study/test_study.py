@@ -106,6 +106,7 @@ def test_a_cell_that_dies_is_reported_and_the_others_are_kept(finished, tmp_path
         assert "soft_dice, fold 0: evaluate took" in text
         assert "and failed" in text
         assert "evaluate.log" in text
+        assert "exit code 1" in text
         assert set(pd.read_csv(study.out / "per_image.csv")["objective"]) == {"lovasz_softmax"}
         statuses = {
             o["objective"]: o["status"] for o in json.loads((study.out / "summary.json").read_text())["objectives"]
@@ -115,6 +116,38 @@ def test_a_cell_that_dies_is_reported_and_the_others_are_kept(finished, tmp_path
         model.write_bytes(kept)
         cell.marker("evaluate").write_bytes(marker)
     assert run(study)[0]
+
+
+@pytest.mark.slow
+def test_what_was_deleted_is_made_again_and_fewer_objectives_drop_nothing(finished):
+    study, _ = finished
+    mask = next(study.cells[1].prediction_dir.iterdir())
+    kept = mask.read_bytes()
+    mask.unlink()
+    table = (study.out / "per_image.csv").read_text().splitlines()
+    succeeded, text = run(replace(study, objectives=(study.objectives[1],)))
+    assert succeeded
+    assert "lovasz_softmax, fold 0: evaluate took" in text
+    assert "train took" not in text
+    assert mask.read_bytes() == kept
+    assert sorted((study.out / "per_image.csv").read_text().splitlines()) == sorted(table)
+
+
+@pytest.mark.slow
+def test_volumes_of_one_slice_and_references_without_foreground(tmp_path, tiny):
+    root = tmp_path / "data"
+    data.write_synthetic_task(root, num_training=4, num_test=0, shape=(16, 16, 8))
+    for file in sorted((root / "imagesTr").iterdir()) + sorted((root / "labelsTr").iterdir()):
+        volume = nib.load(file)
+        array = np.asarray(volume.dataobj)[:, :, :1]
+        nib.save(nib.Nifti1Image(array * ("images" in str(file)), volume.affine), file)
+    study = prepared(tmp_path / "out", root, replace(tiny, epochs=1, patch_size=(16, 16, 16)), ("soft_dice",))
+    succeeded, text = run(study)
+    assert succeeded, text
+    summary = json.loads((study.out / "summary.json").read_text())
+    assert summary["dice_of_one_class_everywhere"] is None
+    assert summary["objectives"][0]["dice"] == {"mean": None, "low": None, "high": None, "images": 0}
+    assert not (study.out / "case.png").exists()
 
 
 @pytest.mark.slow
