@@ -51,7 +51,8 @@ class SurrogateCELoss(_Loss):
         lambda_ce: λ₂, not below 0.
         lambda_dice: MONAI's name of λ₁.
         reduction: ``"mean"`` or ``"sum"``; the two parts have no common unreduced shape.
-        weight: one value or C values for both parts; the surrogate drops entry 0 with ``include_background=False``.
+        weight: one value or C values for both parts; the surrogate drops entry 0 with ``include_background=False``. C − 1
+            values then give the background the weight 1 in the cross-entropy.
         label_smoothing: of the cross-entropy.
         per_image: of the cross-entropy.
         **shared: arguments of the surrogate; the flags, ``ignore_index`` and ``soft_label`` reach both parts.
@@ -99,6 +100,8 @@ class SurrogateCELoss(_Loss):
         self.cross_entropy = PlainCELoss(
             reduction=reduction, weight=weight, label_smoothing=label_smoothing, per_image=per_image, **flags
         )
+        # It tells weights of C − 1 values from a mistake; the voxels of the background still count.
+        self.cross_entropy.include_background = shared.get("include_background", True)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The weighted sum; shapes and errors as in :meth:`~monai_surrogates.losses.base.SurrogateLoss.forward`."""

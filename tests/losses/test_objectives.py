@@ -5,8 +5,10 @@ from monai_surrogates.losses import (
     OBJECTIVES,
     LovaszSoftmaxLoss,
     PlainCELoss,
+    SoftDiceCELoss,
     SoftDiceLoss,
     SoftJaccardLoss,
+    SurrogateCELoss,
     WeightedCELoss,
     loss_class,
     make_loss,
@@ -122,3 +124,36 @@ def test_a_single_channel_warns_as_monai_does_and_ignores_the_flags():
         "include_background",
     }
     torch.testing.assert_close(value, SoftDiceLoss()(x, y))
+
+
+def test_a_compound_takes_weights_of_both_lengths_without_background():
+    x, y = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(3)), torch.tensor([[[0, 1, 2, 0, 1, 2]]] * 2)
+    flags = {"softmax": True, "to_onehot_y": True, "include_background": False}
+    full, short = (SoftDiceCELoss(**flags, weight=w)(x, y) for w in ([1.0, 2.0, 3.0], [2.0, 3.0]))
+    torch.testing.assert_close(full, short)
+
+
+def test_class_counts_of_the_wrong_length_are_named():
+    x, y = torch.zeros(1, 3, 4), torch.tensor([[[0, 1, 2, 0]]])
+    for counts in ([90, 10], [1, 2, 3, 4, 5]):
+        with pytest.raises(ValueError, match="class_counts must have 3 values"):
+            make_loss("weighted_cross_entropy", softmax=True, to_onehot_y=True, class_counts=counts)(x, y)
+    assert make_loss("weighted_cross_entropy", sigmoid=True, class_counts=[0, 10])(x[:, :1], y.clamp(max=1)).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("reduction", "lambdas", "match"),
+    [
+        ("none", {}, 'reduction must be "mean" or "sum"'),
+        ("mean", {"lambda_ce": -1}, "lambda_ce must be no less than 0"),
+        ("mean", {"lambda_dice": 1, "lambda_surrogate": 1}, "two names of the same weight"),
+    ],
+)
+def test_impossible_compounds(reduction, lambdas, match):
+    with pytest.raises(ValueError, match=match):
+        SoftDiceCELoss(reduction=reduction, **lambdas)
+
+
+def test_an_unknown_surrogate_is_named():
+    with pytest.raises(ValueError, match=r"surrogate must be one of .* Did you mean 'soft_dice'"):
+        SurrogateCELoss("soft_dise")
