@@ -184,6 +184,8 @@ class SurrogateLoss(_Loss):
         # Reading a value waits for a GPU, so there it happens at the first call alone; never while compiling or capturing.
         if torch.compiler.is_compiling() or (input.is_cuda and torch.cuda.is_current_stream_capturing()):
             return False
+        if input.is_meta:  # there are no values to read
+            return self.check_labels
         first, self._called = not self._called, True
         return first or self.check_labels or input.device.type == "cpu"
 

@@ -1,5 +1,7 @@
 """Every argument does what it says: values and gradients against MONAI, torch, or a law."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -291,10 +293,13 @@ def test_float32_counts_of_a_volume_are_those_of_float64(ignored):
 
 
 def test_check_labels_checks_at_every_call_on_any_device():
-    # A tensor on the meta device has no values, so a check is where reading one fails; on a CPU every call checks.
-    x, y = (t.to("meta") for t in random_batch(10, (4, 5), 3, torch.float64))
+    on_a_gpu = SimpleNamespace(is_cuda=False, is_meta=False, device=torch.device("cuda"))  # as far as checks can see
     first_alone, always = SoftDiceLoss(**SOFTMAX), SoftDiceLoss(**SOFTMAX, check_labels=True)
-    for loss in (first_alone, always, always):
-        with pytest.raises(RuntimeError, match="meta"):
-            loss(x, y)
-    assert first_alone(x, y).shape == ()
+    assert [first_alone._checks_now(on_a_gpu) for _ in range(3)] == [True, False, False]
+    assert [always._checks_now(on_a_gpu) for _ in range(3)] == [True, True, True]
+    x, y = random_batch(10, (4, 5), 3, torch.float64)
+    assert [first_alone._checks_now(x) for _ in range(2)] == [True, True]  # on a CPU reading costs nothing
+    # A tensor on the meta device has no values, so a check is where reading one fails.
+    assert first_alone(x.to("meta"), y.to("meta")).shape == ()
+    with pytest.raises(RuntimeError, match="meta"):
+        always(x.to("meta"), y.to("meta"))
