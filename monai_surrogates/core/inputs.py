@@ -87,6 +87,8 @@ def flatten_voxels(input: Tensor, target: Tensor, *, label_map: bool, ignore_ind
     check_shapes(input, target, label_map=label_map)
     x = at_least_float32(plain_tensor(input)).flatten(2)
     y = plain_tensor(target).flatten(2)
+    if not y.is_floating_point() and y.dtype != torch.int64:
+        y = y.long()  # in a narrow type ignore_index would wrap around, and unsigned types know no minimum
     valid = None if ignore_index is None else _valid_voxels(y, ignore_index)
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:

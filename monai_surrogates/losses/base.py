@@ -317,7 +317,8 @@ class PerClassLoss(SurrogateLoss):
 def _with_background(voxels: Voxels) -> Voxels:
     """One channel as two classes: 1 − p and p, 1 − y and y."""
     p, y, valid = voxels
-    return Voxels(torch.cat([1 - p, p], dim=1), torch.cat([1 - y, y], dim=1), valid)
+    background = 1 - y if valid is None else torch.where(valid.unsqueeze(1), 1 - y, 0)  # removed voxels hold zeros
+    return Voxels(torch.cat([1 - p, p], dim=1), torch.cat([background, y], dim=1), valid)
 
 
 def _check_weight(weight: Weight) -> Tensor | None:
@@ -325,7 +326,7 @@ def _check_weight(weight: Weight) -> Tensor | None:
         return None
     if isinstance(weight, str):
         raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
-    values = torch.as_tensor(weight).detach().clone()
+    values = inputs.plain_tensor(torch.as_tensor(weight)).detach().clone()
     values = values if values.is_floating_point() else values.float()
     if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
         raise ValueError(f"weight must be one value or one per class, none below 0, but is {values.tolist()}.")

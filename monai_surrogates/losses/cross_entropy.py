@@ -182,7 +182,7 @@ def _ratio(total: Tensor, share: Tensor) -> Tensor:
 
 
 def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Per channel and voxel: w·y·softplus(−x) + (1 − y)·softplus(x), and what each voxel counts in the mean."""
+    """Per channel and voxel: −w·y·log σ(x) − (1 − y)·log σ(−x), and what each voxel counts in the mean."""
     x, y, valid = voxels
     w = x.new_ones(x.shape[1]) if positive_weight is None else positive_weight
     outside, inside = smoothing / 2, 1 - smoothing / 2  # the smoothed targets of 0 and 1
@@ -199,4 +199,4 @@ def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smooth
 
 
 def _bernoulli(x: Tensor, y: Tensor | float, w: Tensor) -> Tensor:
-    return w * y * F.softplus(-x) + (1 - y) * F.softplus(x)
+    return -w * y * F.logsigmoid(x) - (1 - y) * F.logsigmoid(-x)  # torch's softplus is cut off above 20

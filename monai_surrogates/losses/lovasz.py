@@ -98,7 +98,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
         if not voxels.is_label_map:
             return (p - y).abs(), y > 0.5
         labels = y.unsqueeze(1)
-        return p.scatter(1, labels, 1 - p.gather(1, labels)), _is_class(labels, p.shape[1])
+        return p.scatter(1, labels, 1 - p.gather(1, labels)).abs(), _is_class(labels, p.shape[1])
 
 
 class LovaszHingeLoss(LovaszLoss):

@@ -303,3 +303,50 @@ def test_check_labels_checks_at_every_call_on_any_device():
     assert first_alone(x.to("meta"), y.to("meta")).shape == ()
     with pytest.raises(RuntimeError, match="meta"):
         always(x.to("meta"), y.to("meta"))
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss, LovaszSoftmaxLoss])
+@pytest.mark.parametrize("classes", ["all", "present"])
+def test_two_classes_of_a_channel_with_ignored_voxels_are_those_of_the_crop(cls, classes):
+    p = torch.rand(2, 1, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([[[1.0, 1, 1, 1, 9, 9, 9, 9]], [[0.0, 1, 0, 0, 9, 9, 9, 9]]], dtype=torch.float64)
+    loss = cls(two_class=True, ignore_index=9, classes=classes, reduction="none")
+    cropped = cls(two_class=True, classes=classes, reduction="none")(p[..., :4], y[..., :4])
+    torch.testing.assert_close(loss(p, y), cropped)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int8, torch.int32, torch.bool])
+@pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, WeightedCELoss])
+def test_integer_types_of_labels_neither_crash_nor_wrap_around(cls, dtype):
+    x, y = random_batch(11, (4, 5), 3, torch.float64)
+    y = y.clamp(max=1) if dtype == torch.bool else y
+    expected = cls(**SOFTMAX)(x, y)
+    for ignored in (-100, 255, 256):  # labels that do not occur
+        torch.testing.assert_close(cls(**SOFTMAX, ignore_index=ignored)(x, y.to(dtype)), expected)
+    if dtype == torch.uint8:
+        wrapped = y.clone()
+        wrapped[0, 0, 0, 0] = 156  # what -100 is in uint8
+        with pytest.raises(ValueError, match="label 156"):
+            cls(**SOFTMAX, ignore_index=-100)(x, wrapped.to(dtype))
+
+
+def test_binary_cross_entropy_is_torch_s_at_large_logits():
+    x = torch.linspace(-60, 60, 240, dtype=torch.float64).view(1, 2, 120).requires_grad_()
+    y = (torch.arange(240) % 3 == 0).double().view(1, 2, 120)
+    for ours, theirs in (
+        (PlainCELoss(sigmoid=True)(x, y), F.binary_cross_entropy_with_logits(x, y)),
+        (
+            PlainCELoss(sigmoid=True, weight=3.0)(x, y),
+            F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(3.0, dtype=torch.float64)),
+        ),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(value, x, retain_graph=True)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)
+
+
+def test_lovasz_takes_the_distance_to_the_reference_for_any_activation():
+    x, y = random_batch(12, (4, 5), 3, torch.float64)
+    one_hot_y = one_hot(y, 3, dtype=torch.float64)
+    labels, masks = (LovaszSoftmaxLoss(other_act=torch.tanh, to_onehot_y=form) for form in (True, False))
+    torch.testing.assert_close(labels(x, y), masks(x, one_hot_y))
