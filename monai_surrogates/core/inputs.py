@@ -74,7 +74,9 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def flatten_voxels(input: Tensor, target: Tensor, *, label_map: bool, ignore_index: int | None) -> Voxels:
+def flatten_voxels(
+    input: Tensor, target: Tensor, *, label_map: bool, ignore_index: int | None, structures: bool = False
+) -> Voxels:
     """Bring a batch into the one form that the core reads; removed voxels hold zeros on both sides.
 
     Args:
@@ -82,14 +84,15 @@ def flatten_voxels(input: Tensor, target: Tensor, *, label_map: bool, ignore_ind
         target: (B, 1, spatial...) labels if ``label_map``, otherwise (B, C, spatial...).
         label_map: how to read the target.
         ignore_index: label of the voxels to remove. With one value per class it names the class whose voxels are removed, or,
-            outside 0..C-1, the voxels that belong to no class (MONAI's reading).
+            outside 0..C-1, the voxels that belong to no class (MONAI's reading) or hold this value.
+        structures: the channels are structures of their own, so that a voxel of none of them is background and stays.
     """
     check_shapes(input, target, label_map=label_map)
     x = at_least_float32(plain_tensor(input)).flatten(2)
     y = plain_tensor(target).flatten(2)
     if not y.is_floating_point() and y.dtype != torch.int64:
         y = y.long()  # in a narrow type ignore_index would wrap around, and unsigned types know no minimum
-    valid = None if ignore_index is None else _valid_voxels(y, ignore_index)
+    valid = None if ignore_index is None else _valid_voxels(y, ignore_index, structures)
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:
         x = torch.where(valid.unsqueeze(1), x, 0)
@@ -97,13 +100,14 @@ def flatten_voxels(input: Tensor, target: Tensor, *, label_map: bool, ignore_ind
     return Voxels(x, y, valid)
 
 
-def _valid_voxels(target: Tensor, ignore_index: int) -> Tensor:
+def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor:
     num_channels = target.shape[1]
     if num_channels == 1:
         return target[:, 0] != ignore_index
     if 0 <= ignore_index < num_channels:
         return target[:, ignore_index] != 1
-    return (target != 0).any(dim=1) & (target != ignore_index).all(dim=1)
+    unmarked = (target != ignore_index).all(dim=1)
+    return unmarked if structures else unmarked & (target != 0).any(dim=1)
 
 
 def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:

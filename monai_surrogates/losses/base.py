@@ -164,7 +164,11 @@ class SurrogateLoss(_Loss):
         if checking and input.ndim > 1 and input.shape[1] == 1:
             self._warn_of_single_channel()
         voxels = inputs.flatten_voxels(
-            self._activate(input), target, label_map=self._reads_labels(input, target), ignore_index=self.ignore_index
+            self._activate(input),
+            target,
+            label_map=self._reads_labels(input, target),
+            ignore_index=self.ignore_index,
+            structures=self._of_structures(),
         )
         if checking:
             self._check_values(voxels)
@@ -175,6 +179,10 @@ class SurrogateLoss(_Loss):
 
     def _activate(self, input: Tensor) -> Tensor:
         return input
+
+    def _of_structures(self) -> bool:
+        """Whether the channels are structures that may overlap, or all be absent."""
+        return self.sigmoid
 
     @abstractmethod
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:

@@ -147,6 +147,9 @@ class LovaszHingeLoss(LovaszLoss):
         y = _is_class(voxels.target.unsqueeze(1), x.shape[1]) if voxels.is_label_map else voxels.target > 0.5
         return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
 
+    def _of_structures(self) -> bool:
+        return True
+
     def _check_probabilities(self, voxels: Voxels) -> None:
         """Logits may be anything."""
 
