@@ -42,7 +42,6 @@ LOSSES = {
 }
 SMOOTHED = [name for name, (cls, _) in LOSSES.items() if issubclass(cls, OverlapLoss)]
 SCORES = [name for name in LOSSES if "CE" not in name and "Hinge" not in name]
-COMPOUND = [name for name, (cls, _) in LOSSES.items() if issubclass(cls, losses.SurrogateCELoss)]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
