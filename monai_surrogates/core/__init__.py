@@ -4,7 +4,7 @@ from monai_surrogates.core.inputs import ShapeMismatchError
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
 from monai_surrogates.core.overlap import Overlap, hard_overlap, soft_overlap
 from monai_surrogates.core.scores import EMPTY_RULES, dice_score, jaccard_score, tversky_index
-from monai_surrogates.core.weights import WEIGHTINGS, class_weights
+from monai_surrogates.core.weights import WEIGHTINGS, class_weights, positive_weights
 
 __all__ = [
     "EMPTY_RULES",
@@ -18,6 +18,7 @@ __all__ = [
     "lovasz_jaccard",
     "lovasz_jaccard_binned",
     "lovasz_jaccard_weights",
+    "positive_weights",
     "soft_overlap",
     "tversky_index",
 ]

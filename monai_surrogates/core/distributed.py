@@ -36,17 +36,19 @@ class _RankSum(torch.autograd.Function):
 
 class _RankConcat(torch.autograd.Function):
     @staticmethod
-    def forward(values: Tensor) -> Tensor:
-        sizes = _voxels_of_ranks(values)
+    def forward(values: Tensor) -> tuple[Tensor, Tensor]:
+        voxels = _voxels_of_ranks(values)
+        sizes = voxels.tolist()
         padded = values.new_zeros(*values.shape[:-1], max(sizes))
         padded[..., : values.shape[-1]] = values.detach()
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
-        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
+        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1), voxels
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.sizes = _voxels_of_ranks(inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.sizes = output[1].tolist()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -55,11 +57,11 @@ class _RankConcat(torch.autograd.Function):
         return own * dist.get_world_size()
 
 
-def _voxels_of_ranks(values: Tensor) -> list[int]:
+def _voxels_of_ranks(values: Tensor) -> Tensor:
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values.device)
     sizes[dist.get_rank()] = values.shape[-1]
     dist.all_reduce(sizes)
-    return [int(size) for size in sizes.tolist()]
+    return sizes
 
 
 def rank_sum(values: Tensor) -> Tensor:
@@ -82,5 +84,5 @@ def rank_concat(values: Tensor) -> Tensor:
     """
     if not is_shared():
         return values
-    joined: Tensor = _RankConcat.apply(values)  # type: ignore[no-untyped-call]  # torch's Function.apply has no types
-    return joined
+    joined: tuple[Tensor, Tensor] = _RankConcat.apply(values)  # type: ignore[no-untyped-call]  # apply has no types
+    return joined[0]

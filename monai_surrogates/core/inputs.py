@@ -110,6 +110,13 @@ def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor
     return unmarked if structures else unmarked & (target != 0).any(dim=1)
 
 
+def check_tensors(input: object, target: object) -> None:
+    """Arrays and lists are refused here, with a TypeError."""
+    for name, x in (("input", input), ("target", target)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, but is {type(x).__name__}; convert it by torch.as_tensor.")
+
+
 def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:
     """Prediction and reference must describe the same voxels.
 

@@ -44,16 +44,16 @@ def class_weights(counts: Sequence[int] | Tensor, weighting: str = "inverse_freq
         weighting: ``"inverse_frequency"``, ``"median_frequency"`` or ``"effective_number"``.
 
     Returns:
-        float32 weights of length C.
+        float64 weights of length C.
 
     Raises:
         ValueError: unknown weighting, or counts that are negative, not finite, or all zero.
 
     Examples:
         >>> class_weights([90, 10])
-        tensor([0.5556, 5.0000])
+        tensor([0.5556, 5.0000], dtype=torch.float64)
         >>> class_weights([60, 30, 10], "median_frequency")
-        tensor([0.5000, 1.0000, 3.0000])
+        tensor([0.5000, 1.0000, 3.0000], dtype=torch.float64)
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weight must be numbers or one of {', '.join(WEIGHTINGS)}, but is {weighting!r}.")
@@ -62,4 +62,31 @@ def class_weights(counts: Sequence[int] | Tensor, weighting: str = "inverse_freq
         raise ValueError(f"class_counts must hold one voxel count per class, not all of them 0, but is {n.tolist()}.")
     weights, occurs = torch.zeros_like(n), n > 0
     weights[occurs] = WEIGHTINGS[weighting](n[occurs])
-    return weights.float()
+    return weights
+
+
+def positive_weights(counts: Sequence[int] | Tensor, weighting: str = "inverse_frequency") -> Tensor:
+    """Weights of the positive voxels of each class for binary cross-entropy, where a class stands against all others.
+
+    w_c / w_rest of the two counts (n − n_c, n_c); 1 for a class without a voxel, or one that holds every voxel, because there
+    is nothing to balance.
+
+    Args:
+        counts: voxels per class, length C, every voxel counted in one class.
+        weighting: as in :func:`class_weights`.
+
+    Returns:
+        float64 weights of length C.
+
+    Raises:
+        ValueError: as :func:`class_weights`.
+
+    Examples:
+        >>> positive_weights([90, 10])
+        tensor([0.1111, 9.0000], dtype=torch.float64)
+    """
+    n = torch.as_tensor(counts, dtype=torch.float64)
+    class_weights(n, weighting)  # its checks
+    pairs = [class_weights(torch.stack([n.sum() - own, own]), weighting) for own in n]
+    rest, own = torch.stack(pairs, dim=1)
+    return torch.where((rest > 0) & (own > 0), own / rest, 1)

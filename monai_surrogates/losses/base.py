@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -57,7 +59,8 @@ class CommonArguments(TypedDict, total=False):
         ignore_index: voxels with this label are removed: the result is that of the volume without them.
         check_labels: check the values of labels and probabilities at every call, on a GPU too.
         sync: the batch is that of all ranks of the process group, so that gradients under DistributedDataParallel equal those
-            of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off.
+            of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off, so
+            a loss computed in validation is that of the rank's own batch.
     """
 
     to_onehot_y: bool
@@ -73,8 +76,9 @@ class SharedArguments(CommonArguments, total=False):
     """Arguments that every loss takes.
 
     Attributes:
-        weight: one value, C values, or C − 1 when the background is excluded (C values then drop entry 0). Weights balance
-            classes against each other: as in MONAI they do not touch a loss of a single class.
+        weight: one value, C values, or C − 1 when the background is excluded, by ``include_background=False`` or a list of
+            classes without 0 (C values then drop entry 0). Weights balance classes against each other: as in MONAI they do
+            not touch a loss of a single class.
         class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
     """
 
@@ -91,7 +95,8 @@ class PerClassArguments(SharedArguments, total=False):
         batch: one score over the whole batch instead of one per item.
         classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
             list of class ids.
-        two_class: score a single channel as two classes, the background being what is neither predicted nor reference.
+        two_class: score a single channel as two classes, prediction and reference inverted being the background; more
+            channels are a ValueError.
     """
 
     include_background: bool
@@ -121,7 +126,7 @@ class SurrogateLoss(_Loss):
         sync: bool = False,
         **foreign: Any,
     ) -> None:
-        self._warn_of(foreign)
+        warn_of_foreign(type(self).__name__, foreign)
         reduction = getattr(reduction, "value", reduction)  # MONAI's LossReduction
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
@@ -135,16 +140,6 @@ class SurrogateLoss(_Loss):
         self.sync = sync
         self._called = False
         self.register_buffer("class_weight", _check_weight(weight))
-
-    def _warn_of(self, foreign: dict[str, Any]) -> None:
-        for name in foreign:
-            if name not in FOREIGN_ARGUMENTS:
-                near = difflib.get_close_matches(name, {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                raise TypeError(f"{type(self).__name__} got an unexpected keyword argument {name!r}{hint}")
-        if foreign:
-            names = ", ".join(sorted(foreign))
-            warnings.warn(f"{type(self).__name__} has no use for {names}: not used.", stacklevel=4)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -160,25 +155,20 @@ class SurrogateLoss(_Loss):
             ShapeMismatchError: input and target do not fit together (an AssertionError and a ValueError).
             ValueError: labels out of range, or logits where probabilities are expected.
         """
-        checking = self._checks_now(input)
-        if checking and input.ndim > 1 and input.shape[1] == 1:
-            self._warn_of_single_channel()
+        inputs.check_tensors(input, target)
         voxels = inputs.flatten_voxels(
-            self._activate(input),
+            input,
             target,
             label_map=self._reads_labels(input, target),
             ignore_index=self.ignore_index,
             structures=self._of_structures(),
         )
-        if checking:
+        self._check_channels(input.shape[1])
+        if self._checks_now(input):
             self._check_values(voxels)
         if voxels.is_label_map:
             voxels = voxels._replace(target=voxels.target.long())
-        self._follow(voxels.input.device)
         return self._loss(voxels, tuple(input.shape[2:]))
-
-    def _activate(self, input: Tensor) -> Tensor:
-        return input
 
     def _of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
@@ -195,28 +185,58 @@ class SurrogateLoss(_Loss):
         if input.is_meta:  # there are no values to read
             return self.check_labels
         first, self._called = not self._called, True
+        if first and input.shape[1] == 1:
+            self._warn_of_single_channel()
         return first or self.check_labels or input.device.type == "cpu"
 
     def _warn_of_single_channel(self) -> None:
-        for flag in ("softmax", "to_onehot_y"):
-            if getattr(self, flag):
-                warnings.warn(f"single channel prediction, `{flag}=True` ignored.", stacklevel=3)
+        ignored = self._ignored_on_single_channel()
+        if ignored:
+            warnings.warn(f"single channel prediction, `{', '.join(ignored)}` ignored.", stacklevel=4)
+
+    def _ignored_on_single_channel(self) -> list[str]:
+        return [f"{flag}=True" for flag in ("softmax", "to_onehot_y") if getattr(self, flag)]
 
     def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
         return self.to_onehot_y and input.ndim > 1 and input.shape[1] > 1
+
+    def _check_channels(self, num_channels: int) -> None:
+        """Raise a ValueError where an argument does not fit the number of channels."""
+        self._weight_of(num_channels)
+
+    def _weight_of(self, num_channels: int, like: Tensor | None = None) -> Tensor | None:
+        """The weights, filled up to one value or ``num_channels`` of them, in the type of ``like`` and where it is."""
+        if self.class_weight is None:
+            return None
+        if like is None:
+            return fit_weight(self.class_weight, num_channels, self._excludes_background())
+        return fit_weight(self._follow("class_weight", like), num_channels, self._excludes_background()).to(like.dtype)
+
+    def _excludes_background(self) -> bool:
+        """Whether C − 1 weights are those of the foreground."""
+        return False
+
+    def _follow(self, name: str, like: Tensor) -> Tensor:
+        # MONAI's bundles do not move their loss, so the buffer goes where the input is, and stays there.
+        buffer: Tensor = getattr(self, name)
+        if buffer.device != like.device:
+            buffer = buffer.to(
+                like.device, like.dtype if like.device.type == "mps" else buffer.dtype
+            )  # MPS: no float64
+            if not like.is_meta:  # a buffer without values would be lost
+                setattr(self, name, buffer)
+        return buffer
 
     def _check_values(self, voxels: Voxels) -> None:
         if voxels.is_label_map:
             inputs.check_labels(voxels.target, voxels.input.shape[1])
         else:
             inputs.check_fractions(
-                voxels.target, "target", "a label map needs to_onehot_y=True and one channel per class."
+                voxels.target,
+                "target",
+                "a label map needs to_onehot_y=True and one channel per class; "
+                "voxels to leave out need ignore_index, the label that marks them.",
             )
-
-    def _follow(self, device: torch.device) -> None:
-        # MONAI's bundles do not move their loss, so the buffer goes where the input is.
-        if self.class_weight is not None and self.class_weight.device != device:
-            self.class_weight = self.class_weight.to(device)
 
 
 class PerClassLoss(SurrogateLoss):
@@ -249,18 +269,17 @@ class PerClassLoss(SurrogateLoss):
         """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
 
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        voxels = voxels._replace(input=self._probabilities(voxels.input))
-        if self.two_class and voxels.input.shape[1] == 1:
+        voxels = voxels._replace(input=self._probabilities(voxels.input, spatial))
+        if self.two_class:
             voxels = _with_background(voxels)
         loss, reference = self._per_class(voxels)
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
-        chosen = self._chosen(loss.shape[1])
-        if chosen is not None:
-            loss, reference = loss[:, chosen], reference[:, chosen]
+        num_classes = loss.shape[1]
+        loss, reference = self._choose(loss, num_classes), self._choose(reference, num_classes)
         if self.classes == "present":
             loss = torch.where(reference > 0, loss, 0)
-        return self._reduce(self._weigh(loss, voxels.input.shape[1]), reference, len(spatial))
+        return self._reduce(self._weigh(loss, num_classes), reference, len(spatial))
 
     def _seen(self, valid: Tensor) -> Tensor:
         """Whether an item (or the batch) has a voxel that counts, (B, 1)."""
@@ -269,31 +288,38 @@ class PerClassLoss(SurrogateLoss):
             counted = counted.sum(0, keepdim=True)
         return (rank_sum(counted) if self.sync else counted) > 0
 
-    def _probabilities(self, x: Tensor) -> Tensor:
+    def _probabilities(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
+        if self.other_act is not None:  # somebody else's activation may look at the spatial axes
+            return inputs.at_least_float32(self.other_act(x.reshape(*x.shape[:2], *spatial)).flatten(2))
         if self.activation is None or (self.softmax and x.shape[1] == 1):
             return x
         return inputs.at_least_float32(self.activation(x))
 
-    def _activate(self, input: Tensor) -> Tensor:
-        # Somebody else's activation may look at the spatial axes, so it comes before they are flattened, as in MONAI.
-        return input if self.other_act is None else self.other_act(inputs.at_least_float32(inputs.plain_tensor(input)))
+    def _check_channels(self, num_channels: int) -> None:
+        if self.two_class and num_channels > 1:
+            raise ValueError(
+                f"two_class=True scores a single channel, but the input has {num_channels}; drop two_class."
+            )
+        num_classes = 2 if self.two_class else num_channels
+        if isinstance(self.classes, list) and max(self.classes) >= num_classes:
+            raise ValueError(f"classes must lie in 0 to {num_classes - 1}, but are {self.classes}.")
+        super()._check_channels(num_classes)
 
-    def _chosen(self, num_channels: int) -> slice | list[int] | None:
-        if isinstance(self.classes, list):
-            if max(self.classes) >= num_channels:
-                raise ValueError(f"classes must lie in 0 to {num_channels - 1}, but are {self.classes}.")
-            return self.classes
-        return slice(1, None) if not self.include_background and num_channels > 1 else None
+    def _choose(self, per_class: Tensor, num_classes: int) -> Tensor:
+        """The columns that count, of (..., num_classes)."""
+        if isinstance(self.classes, list):  # a list as an index would be copied to the device at each call
+            return torch.stack([per_class[..., c] for c in self.classes], dim=-1)
+        return per_class[..., 1:] if not self.include_background and num_classes > 1 else per_class
 
-    def _weigh(self, loss: Tensor, num_channels: int) -> Tensor:
-        if self.class_weight is None:
-            return loss
-        weight = fit_weight(self.class_weight, num_channels, self.include_background).to(loss.dtype)
-        chosen = self._chosen(num_channels)
+    def _excludes_background(self) -> bool:
+        return not self.include_background or (isinstance(self.classes, list) and 0 not in self.classes)
+
+    def _weigh(self, loss: Tensor, num_classes: int) -> Tensor:
         # As in MONAI, weights balance classes against each other and do not touch a single one.
-        if loss.shape[1] == 1 or weight.ndim == 0:
-            return loss if loss.shape[1] == 1 else loss * weight
-        return loss * (weight if chosen is None else weight[chosen])
+        weight = None if loss.shape[1] == 1 else self._weight_of(num_classes, loss)
+        if weight is None:
+            return loss
+        return loss * (weight if weight.ndim == 0 else self._choose(weight, num_classes))
 
     def _reduce(self, loss: Tensor, reference: Tensor, num_spatial: int) -> Tensor:
         if self.reduction == "none":
@@ -302,13 +328,12 @@ class PerClassLoss(SurrogateLoss):
         if self.reduction == "sum":
             return loss.sum()
         if self.classes == "present":
-            return (loss.sum(1) / (reference > 0).sum(1).clamp_min(1)).mean()
-        return loss.mean()
+            loss = loss.sum(1) / (reference > 0).sum(1).clamp_min(1)
+        return loss.sum() / max(loss.numel(), 1)  # a batch without items: 0
 
-    def _warn_of_single_channel(self) -> None:
-        super()._warn_of_single_channel()
-        if not self.include_background and not self.two_class:
-            warnings.warn("single channel prediction, `include_background=False` ignored.", stacklevel=3)
+    def _ignored_on_single_channel(self) -> list[str]:
+        background = [] if self.include_background or self.two_class else ["include_background=False"]
+        return [*super()._ignored_on_single_channel(), *background]
 
     def _check_values(self, voxels: Voxels) -> None:
         super()._check_values(voxels)
@@ -334,8 +359,11 @@ def _check_weight(weight: Weight) -> Tensor | None:
         return None
     if isinstance(weight, str):
         raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
-    values = inputs.plain_tensor(torch.as_tensor(weight)).detach().clone()
-    values = values if values.is_floating_point() else values.float()
+    dtype = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float64
+    try:
+        values = inputs.plain_tensor(torch.as_tensor(weight)).detach().to(dtype, copy=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"weight must be one number or one per class, but is {weight!r}.") from error
     if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
         raise ValueError(f"weight must be one value or one per class, none below 0, but is {values.tolist()}.")
     return values
@@ -346,9 +374,10 @@ def _check_classes(classes: Classes, include_background: bool) -> Literal["all",
         if classes not in ("all", "present"):
             raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
         return classes
-    if not isinstance(classes, (list, tuple)):
-        raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
-    ids = [int(c) for c in classes]
+    try:
+        ids = [operator.index(c) for c in classes]
+    except TypeError as error:
+        raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.') from error
     if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
         raise ValueError(f"classes must be different ids from 0 on, but are {ids}.")
     if 0 in ids and not include_background:
@@ -356,13 +385,38 @@ def _check_classes(classes: Classes, include_background: bool) -> Literal["all",
     return ids
 
 
-def fit_weight(weight: Tensor, num_channels: int, include_background: bool) -> Tensor:
+def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> Tensor:
     """One value, or C of them; from C − 1 values without a background, entry 0 is filled up."""
     if weight.ndim == 0 or len(weight) == num_channels:
         return weight
-    if len(weight) == num_channels - 1 and not include_background:
+    if len(weight) == num_channels - 1 and excludes_background:
         return torch.cat([weight.new_ones(1), weight])
+    if num_channels == 1:
+        raise ValueError(f"weight must be one value for a single channel, but has {len(weight)} values.")
     raise ValueError(
-        f"weight must have {num_channels} values, one per class ({num_channels - 1} with include_background=False), "
+        f"weight must have {num_channels} values, one per class ({num_channels - 1} with the background excluded), "
         f"but has {len(weight)}."
     )
+
+
+def accepted_arguments(loss: type[SurrogateLoss]) -> set[str]:
+    """The names that a loss's constructor takes, its base classes' included."""
+    constructors = [vars(base)["__init__"] for base in loss.__mro__ if "__init__" in vars(base)]
+    parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def warn_of_foreign(loss: str, names: Iterable[str]) -> None:
+    """One warning for all arguments that mean nothing to a loss.
+
+    Raises:
+        TypeError: a name that no loss knows; the message suggests the nearest.
+    """
+    foreign = sorted(names)
+    for name in foreign:
+        if name not in FOREIGN_ARGUMENTS:
+            near = difflib.get_close_matches(name, {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
+    if foreign:
+        warnings.warn(f"{loss} has no use for {', '.join(foreign)}: not used.", stacklevel=4)

@@ -6,10 +6,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.base import PerClassLoss, Weight
+from monai_surrogates.losses.base import PerClassLoss, Weight, accepted_arguments, warn_of_foreign
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
@@ -21,7 +22,8 @@ SURROGATES: dict[str, type[PerClassLoss]] = {
     "lovasz_softmax": LovaszSoftmaxLoss,
     "lovasz_hinge": LovaszHingeLoss,
 }
-SHARED_FLAGS = ("to_onehot_y", "sigmoid", "softmax", "ignore_index", "check_labels", "soft_label", "sync")
+# What the cross-entropy needs to know; it reads a label map whether or not it is told to, and softmax is its default.
+CROSS_ENTROPY_FLAGS = ("sigmoid", "ignore_index", "check_labels", "sync")
 
 Entry = TypeVar("Entry")
 
@@ -43,7 +45,8 @@ class SurrogateCELoss(_Loss):
     """λ₁·surrogate + λ₂·cross-entropy, MONAI's DiceCELoss for any surrogate.
 
     Cross-entropy takes the logits and all classes whatever ``include_background`` says, and normalises over the batch as torch
-    does; with ``sigmoid=True``, or a single channel, it is the binary one of each channel.
+    does; with ``sigmoid=True``, or a single channel, it is the binary one of each channel. On an image (in training: a patch)
+    without foreground the cross-entropy still teaches, whatever the surrogate does there.
 
     Args:
         surrogate: one of :data:`SURROGATES`, such as ``"soft_dice"``.
@@ -55,7 +58,7 @@ class SurrogateCELoss(_Loss):
             values then give the background the weight 1 in the cross-entropy.
         label_smoothing: of the cross-entropy.
         per_image: of the cross-entropy.
-        **shared: arguments of the surrogate; the flags, ``ignore_index`` and ``soft_label`` reach both parts.
+        **shared: arguments of the surrogate; the flags, ``ignore_index`` and ``sync`` reach both parts.
 
     Returns:
         The module's call gives a scalar.
@@ -93,15 +96,22 @@ class SurrogateCELoss(_Loss):
         chosen = [value for value in (lambda_surrogate, lambda_dice) if value is not None]
         self.lambda_surrogate, self.lambda_ce = float(chosen[0]) if chosen else 1.0, float(lambda_ce)
         for name in ("lambda_surrogate", "lambda_ce"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be no less than 0, but is {getattr(self, name)}.")
-        self.surrogate = named_entry("surrogate", surrogate, SURROGATES)(reduction=reduction, weight=weight, **shared)
-        flags = {name: shared[name] for name in SHARED_FLAGS if name in shared}
+        surrogate_class = named_entry("surrogate", surrogate, SURROGATES)
+        of_surrogate = {name: shared.pop(name) for name in accepted_arguments(surrogate_class) if name in shared}
+        warn_of_foreign(type(self).__name__, shared)
+        self.surrogate = surrogate_class(reduction=reduction, weight=weight, **of_surrogate)
+        if self.surrogate.two_class and weight is not None and torch.as_tensor(weight).ndim > 0:
+            raise ValueError(
+                "two_class=True has a single channel, whose cross-entropy takes one weight; give one value."
+            )
+        flags = {name: of_surrogate[name] for name in CROSS_ENTROPY_FLAGS if name in of_surrogate}
+        if weight is not None:  # it tells C − 1 weights from a mistake; the background's voxels still count
+            flags["include_background"] = not self.surrogate._excludes_background()
         self.cross_entropy = PlainCELoss(
             reduction=reduction, weight=weight, label_smoothing=label_smoothing, per_image=per_image, **flags
         )
-        # It tells weights of C − 1 values from a mistake; the voxels of the background still count.
-        self.cross_entropy.include_background = shared.get("include_background", True)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The weighted sum; shapes and errors as in :meth:`~monai_surrogates.losses.base.SurrogateLoss.forward`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
-from monai_surrogates.core import class_weights
+from monai_surrogates.core import class_weights, positive_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight, fit_weight
+from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -40,7 +39,8 @@ class PlainCELoss(SurrogateLoss):
     channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``.
 
     Args:
-        include_background: cross-entropy needs all classes, so False changes nothing and warns (as in MONAI's DiceCELoss).
+        include_background: cross-entropy needs all classes, so False only says that C − 1 weights are those of the foreground;
+            without weights it warns (MONAI's DiceCELoss leaves its cross-entropy alone as well).
         label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C, for binary cross-entropy (1 − s)·y + s/2.
         per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
             instead of normalising the batch as a whole.
@@ -72,10 +72,12 @@ class PlainCELoss(SurrogateLoss):
         per_image: bool = False,
         **shared: Unpack[SharedArguments],
     ) -> None:
-        super().__init__(**shared)
-        if not include_background:
-            warnings.warn("include_background=False does not touch cross-entropy: not used.", stacklevel=3)
+        # With weights it says which classes they are of; otherwise it means nothing here.
+        means_nothing = not include_background and shared.get("weight") is None
+        super().__init__(**shared, **({"include_background": False} if means_nothing else {}))
         self.include_background = include_background
+        if self.sync and self.reduction == "none":
+            raise ValueError('sync=True sums over all ranks, but reduction="none" does not sum; drop one of the two.')
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
         self.label_smoothing = float(label_smoothing)
@@ -89,7 +91,7 @@ class PlainCELoss(SurrogateLoss):
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
         num_channels = voxels.input.shape[1]
         if self.sigmoid or num_channels == 1:
-            weight = self._weights(num_channels, voxels.input.dtype)
+            weight = self._weight_of(num_channels, voxels.input)
             loss, share = _binary_cross_entropy(voxels, weight, self.label_smoothing)
         else:
             loss, share = self._softmax_cross_entropy(voxels)
@@ -109,15 +111,17 @@ class PlainCELoss(SurrogateLoss):
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid = voxels
-        weight = self._weights(x.shape[1], x.dtype)
+        weight = self._weight_of(x.shape[1], x)
         loss = F.cross_entropy(x, y, weight, reduction="none", label_smoothing=self.label_smoothing)
         share = torch.ones_like(loss) if weight is None or not voxels.is_label_map else weight[y]
         return (loss, share) if valid is None else (torch.where(valid, loss, 0), share * valid)
 
-    def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
-        if self.class_weight is None:
-            return None
-        return fit_weight(self.class_weight, num_channels, self.include_background).to(dtype).expand(num_channels)
+    def _weight_of(self, num_channels: int, like: Tensor | None = None) -> Tensor | None:
+        weight = super()._weight_of(num_channels, like)
+        return None if weight is None else weight.expand(num_channels)
+
+    def _excludes_background(self) -> bool:
+        return not self.include_background
 
 
 class WeightedCELoss(PlainCELoss):
@@ -128,7 +132,8 @@ class WeightedCELoss(PlainCELoss):
     Args:
         weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed
             from ``class_counts``.
-        class_counts: voxels per class in the training data, C values (for a single channel: background, foreground).
+        class_counts: voxels per class in the training data, C values. For binary cross-entropy, where each class stands against
+            all others, also C + 1 values with the background first (a single channel: background, foreground).
         **shared: as in :class:`PlainCELoss`.
 
     Returns:
@@ -141,8 +146,10 @@ class WeightedCELoss(PlainCELoss):
         >>> import torch
         >>> loss = WeightedCELoss(to_onehot_y=True, class_counts=[90, 10])
         >>> loss.class_weight
-        tensor([0.5556, 5.0000])
+        tensor([0.5556, 5.0000], dtype=torch.float64)
     """
+
+    positive_weight: Tensor | None
 
     def __init__(
         self,
@@ -153,28 +160,25 @@ class WeightedCELoss(PlainCELoss):
     ) -> None:
         if weight is None and class_counts is not None:
             weight = "inverse_frequency"
-        num_counts = None
+        super().__init__(weight=None if isinstance(weight, str) else weight, **shared)
+        self.register_buffer("positive_weight", None)
         if isinstance(weight, str):
             if class_counts is None:
                 raise ValueError(f"weight={weight!r} needs class_counts, the voxels per class of the training data.")
-            weight = class_weights(class_counts, weight)
-            num_counts = len(weight)
-        super().__init__(weight=weight, **shared)
-        self._num_counts = num_counts
+            self.class_weight = class_weights(class_counts, weight)
+            self.positive_weight = positive_weights(class_counts, weight)
 
-    def _weights(self, num_channels: int, dtype: torch.dtype) -> Tensor | None:
-        if self._num_counts is None or self.class_weight is None:
-            return super()._weights(num_channels, dtype)
-        expected = max(num_channels, 2)
-        if self._num_counts != expected:
+    def _weight_of(self, num_channels: int, like: Tensor | None = None) -> Tensor | None:
+        if self.positive_weight is None:
+            return super()._weight_of(num_channels, like)
+        binary, given = self.sigmoid or num_channels == 1, len(self.positive_weight)
+        if given < 2 or given not in ((num_channels, num_channels + 1) if binary else (num_channels,)):
             raise ValueError(
-                f"class_counts must have {expected} values, one per class and the background, but has {self._num_counts}."
+                f"class_counts must have {max(num_channels, 2)} values, one per class and the background, but has {given}."
             )
-        if num_channels > 1:
-            return self.class_weight.to(dtype)
-        background, foreground = self.class_weight.to(dtype)
-        # Their ratio weighs the positives; a class without a voxel has no weight to balance.
-        return torch.where((background > 0) & (foreground > 0), foreground / background, 1).view(1)
+        name = "positive_weight" if binary else "class_weight"
+        weight = getattr(self, name) if like is None else self._follow(name, like).to(like.dtype)
+        return weight[-num_channels:]  # a background without a channel comes first
 
 
 def _ratio(total: Tensor, share: Tensor) -> Tensor:

@@ -27,13 +27,13 @@ class LovaszLoss(PerClassLoss):
 
     default_classes = "present"
 
-    def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
+    bins: int
+
+    def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(**shared)
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
-        if bins < 1:
-            raise ValueError(f"bins must be at least 1, but is {bins}.")
-        self.method, self.bins = method, int(bins)
+        self.method = method
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         errors, is_reference = self._errors(probabilities)
@@ -70,7 +70,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
     Args:
         method: ``"sort"`` is exact; ``"bins"`` takes linear time, with a loss at most 1/bins below the exact one (at ties the
             mean over their orders, where sorting takes any one order); ``"auto"`` sorts.
-        bins: number of bins.
+        bins: number of bins; only ``method="bins"`` reads it.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default.
 
@@ -91,6 +91,12 @@ class LovaszSoftmaxLoss(LovaszLoss):
         >>> LovaszSoftmaxLoss(to_onehot_y=True)(p, y)  # 55/96
         tensor(0.5729)
     """
+
+    def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(method=method, **shared)
+        if not bins >= 1:
+            raise ValueError(f"bins must be at least 1, but is {bins}.")
+        self.bins = int(bins)
 
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """|p − y|."""

@@ -33,7 +33,7 @@ class OverlapLoss(PerClassLoss):
         **shared: Unpack[PerClassArguments],
     ) -> None:
         super().__init__(**shared)
-        if smooth_nr < 0 or smooth_dr < 0:
+        if not (smooth_nr >= 0 and smooth_dr >= 0):
             raise ValueError(f"smooth_nr and smooth_dr must not be below 0, but are {smooth_nr} and {smooth_dr}.")
         self.squared_pred = squared_pred
         self.smooth_nr, self.smooth_dr = float(smooth_nr), float(smooth_dr)
@@ -53,7 +53,8 @@ class SoftTverskyLoss(OverlapLoss):
     """Soft Tversky loss, per image and class: 1 − (I + ε₁)/(I + α(Σp − I) + β(Σy − I) + ε₂), I = ⟨p, y⟩.
 
     Chooses between false positives (α) and false negatives (β); α = β = ½ is Dice, α = β = 1 Jaccard, with MONAI's
-    TverskyLoss smoothing, which does not double the counts.
+    TverskyLoss smoothing, which does not double the counts. An image (in training: a patch) without a class has the loss
+    αS/(αS + ε) there, with S = Σp: with the default ε it teaches almost nothing; ε of the size of a structure does.
 
     Args:
         alpha: weight of false positives, not below 0.
@@ -98,7 +99,7 @@ class SoftTverskyLoss(OverlapLoss):
         super().__init__(
             squared_pred=squared_pred, smooth_nr=smooth_nr, smooth_dr=smooth_dr, soft_label=soft_label, **shared
         )
-        if alpha < 0 or beta < 0:
+        if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
         self.alpha, self.beta = float(alpha), float(beta)
 

@@ -6,7 +6,7 @@ from monai_surrogates.core import WEIGHTINGS, class_weights
 
 def test_inverse_frequency_gives_every_class_the_same_summed_weight():
     counts = torch.tensor([900, 90, 10])
-    torch.testing.assert_close(class_weights(counts) * counts, torch.full((3,), 1000 / 3))
+    torch.testing.assert_close(class_weights(counts) * counts, torch.full((3,), 1000 / 3, dtype=torch.float64))
 
 
 def test_median_frequency_leaves_the_median_class_at_one():

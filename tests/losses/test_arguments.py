@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -232,8 +233,7 @@ def test_a_batch_of_ignored_voxels_alone_is_zero_with_a_zero_gradient(cls, argum
 @pytest.mark.parametrize("cls", [PlainCELoss, WeightedCELoss])
 def test_weights_without_a_background_leave_it_the_weight_one_in_cross_entropy(cls, flags):
     x, y = random_batch(7, (4, 5), 3, torch.float64)
-    with pytest.warns(UserWarning, match="include_background=False does not touch cross-entropy"):
-        loss = cls(**flags, include_background=False, weight=torch.tensor([2.0, 5.0], dtype=torch.float64))
+    loss = cls(**flags, include_background=False, weight=[2.0, 5.0])
     weight = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
     if "softmax" in flags:
         expected = F.cross_entropy(x, y[:, 0], weight)
@@ -245,7 +245,7 @@ def test_weights_without_a_background_leave_it_the_weight_one_in_cross_entropy(c
 
 @pytest.mark.parametrize("cls", [PlainCELoss, SoftDiceLoss])
 def test_too_few_weights_need_include_background_false(cls):
-    with pytest.raises(ValueError, match=r"weight must have 3 values.*2 with include_background=False.*has 2"):
+    with pytest.raises(ValueError, match=r"weight must have 3 values.*2 with the background excluded.*has 2"):
         cls(**SOFTMAX, weight=[2.0, 5.0])(*random_batch(7, (4, 5), 3, torch.float64))
 
 
@@ -270,10 +270,156 @@ def test_foreground_weights_of_chosen_classes_are_those_of_their_ids():
     x, y = random_batch(8, (4, 5), 4, torch.float64)
     few = SoftDiceLoss(**SOFTMAX, classes=[3, 1], include_background=False, weight=[2.0, 3.0, 7.0])
     full = SoftDiceLoss(**SOFTMAX, classes=[3, 1], include_background=False, weight=[99.0, 2.0, 3.0, 7.0])
+    without_flag = SoftDiceLoss(**SOFTMAX, classes=[3, 1], weight=[2.0, 3.0, 7.0])  # the list excludes the background
     losses = SoftDiceLoss(**SOFTMAX, reduction="none")(x, y)[:, :, 0, 0]
     expected = (7 * losses[:, 3] + 2 * losses[:, 1]).mean() / 2
-    torch.testing.assert_close(few(x, y), expected)
-    torch.testing.assert_close(full(x, y), expected)
+    for loss in (few, full, without_flag):
+        torch.testing.assert_close(loss(x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("classes", [range(1, 3), torch.tensor([1, 2]), np.array([1, 2]), (1, 2)], ids=str)
+def test_class_ids_are_any_sequence_of_whole_numbers(classes):
+    x, y = random_batch(8, (4, 5), 3, torch.float64)
+    torch.testing.assert_close(
+        SoftDiceLoss(**SOFTMAX, classes=classes)(x, y), SoftDiceLoss(**SOFTMAX, include_background=False)(x, y)
+    )
+
+
+@pytest.mark.parametrize("classes", [[1.5], ["1"], 1, [1.0, 2.0]], ids=str)
+def test_class_ids_that_are_no_whole_numbers_are_refused(classes):
+    with pytest.raises(ValueError, match=r"classes must be .* a list of class ids"):
+        SoftDiceLoss(**SOFTMAX, classes=classes)
+
+
+BINARY_COUNTS = {
+    "label map, a channel per class": (3, [700, 200, 100], [3 / 7, 4.0, 9.0]),
+    "label map, background without a channel": (2, [700, 200, 100], [4.0, 9.0]),
+    "one channel": (1, [900, 100], [9.0]),
+    "a class without a voxel": (2, [900, 100, 0], [9.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize(("channels", "counts", "positive"), BINARY_COUNTS.values(), ids=BINARY_COUNTS)
+@pytest.mark.parametrize("weighting", ["inverse_frequency", "median_frequency", None])
+def test_binary_cross_entropy_weighs_a_class_against_all_others(weighting, channels, counts, positive):
+    x, _ = random_batch(14, (4, 5), channels, torch.float64)
+    y = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) > 0.7).double()
+    pos_weight = torch.tensor(positive, dtype=torch.float64).view(-1, 1, 1)
+    expected = F.binary_cross_entropy_with_logits(x, y, pos_weight=pos_weight)
+    loss = WeightedCELoss(sigmoid=True, weight=weighting, class_counts=counts)
+    torch.testing.assert_close(loss(x, y), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0, 2, 3, 4, 5]])
+def test_counts_of_the_wrong_number_are_named(given):
+    with pytest.raises(ValueError, match=rf"class_counts must have 3 values.* has {len(given)}"):
+        WeightedCELoss(**SIGMOID, class_counts=given)(*random_batch(7, (4, 5), 3, torch.float64))
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
+def test_weights_of_the_wrong_number_are_refused_before_any_arithmetic(cls):
+    loss = cls(**SOFTMAX, weight=[1.0, 2.0])
+    with pytest.raises(ValueError, match="weight must have 3 values"):
+        loss(*(t.to("meta") for t in random_batch(7, (4, 5), 3, torch.float64)))
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, WeightedCELoss])
+def test_weights_survive_a_look_at_the_shapes_on_the_meta_device(cls):
+    loss = cls(**SOFTMAX, weight=[1.0, 2.0, 3.0])
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    expected = loss(x, y)
+    loss(x.to("meta"), y.to("meta"))
+    torch.testing.assert_close(loss(x, y), expected)
+
+
+# warnings
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0]])
+def test_one_warning_names_every_argument_without_a_use(weight):
+    with pytest.warns(UserWarning, match="PlainCELoss has no use for") as caught:
+        PlainCELoss(include_background=False, batch=True, jaccard=True, weight=weight)
+    assert len(caught) == 1
+    assert ("include_background" in str(caught[0].message)) == (weight is None)
+
+
+def test_a_compound_speaks_for_its_parts():
+    with pytest.warns(UserWarning, match="SoftDiceCELoss has no use for alpha, jaccard: not used") as caught:
+        SoftDiceCELoss(**SOFTMAX, include_background=False, alpha=1, jaccard=True)
+    assert len(caught) == 1
+    with pytest.raises(TypeError, match="SoftDiceCELoss got an unexpected keyword argument 'smooth'"):
+        SoftDiceCELoss(**SOFTMAX, smooth=1)
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, PlainCELoss, SoftDiceCELoss, LovaszSoftmaxLoss])
+def test_one_channel_warns_once_of_the_flags_it_ignores(cls):
+    x = torch.rand(2, 1, 4, 5)
+    with pytest.warns(UserWarning, match="`softmax=True, to_onehot_y=True") as caught:
+        loss = cls(**SOFTMAX, **({} if cls is PlainCELoss else {"include_background": False}))
+        loss(x, (x > 0.5).float())
+        loss(x, (x > 0.5).float())
+    assert len(caught) == 1
+
+
+def test_hinge_has_no_use_for_bins():
+    with pytest.warns(UserWarning, match="LovaszHingeLoss has no use for bins"):
+        LovaszHingeLoss(bins=64)
+
+
+# what is refused, and what an empty batch is
+
+
+def test_arguments_that_contradict_each_other_are_refused():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    with pytest.raises(ValueError, match="two_class=True scores a single channel, but the input has 3"):
+        SoftDiceLoss(**SOFTMAX, two_class=True)(x, y)
+    with pytest.raises(ValueError, match="takes one weight"):
+        SoftDiceCELoss(sigmoid=True, two_class=True, weight=[1.0, 2.0])
+    with pytest.raises(ValueError, match='sync=True sums over all ranks, but reduction="none"'):
+        PlainCELoss(**SOFTMAX, sync=True, reduction="none")
+
+
+@pytest.mark.parametrize("argument", ["smooth_nr", "smooth_dr", "alpha", "beta"])
+def test_nan_is_no_setting(argument):
+    with pytest.raises(ValueError, match=r"must not be below 0, but are .*nan"):
+        SoftTverskyLoss(**{argument: float("nan")})
+
+
+def test_arrays_are_refused_with_the_cure():
+    with pytest.raises(
+        TypeError, match=r"target must be a torch\.Tensor, but is ndarray; convert it by torch\.as_tensor"
+    ):
+        SoftDiceLoss(**SOFTMAX)(torch.rand(1, 2, 4), np.zeros((1, 1, 4)))
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
+def test_a_batch_without_items_is_zero(cls):
+    assert cls(**SOFTMAX)(torch.zeros(0, 3, 4, 5), torch.zeros(0, 1, 4, 5)).item() == 0
+
+
+def test_a_label_in_a_single_channel_suggests_to_leave_it_out():
+    with pytest.raises(ValueError, match=r"holds 255.*ignore_index"):
+        SoftDiceLoss(sigmoid=True)(torch.zeros(1, 1, 4), torch.tensor([[[0.0, 1, 255, 0]]]))
+
+
+def test_other_act_never_sees_what_the_network_says_of_ignored_voxels():
+    x, y = random_batch(3, (4, 6), 3, torch.float64)
+    y[..., 4:], x[..., 4:] = 9, torch.inf
+    loss = SoftDiceLoss(to_onehot_y=True, other_act=lambda z: z.softmax(1), ignore_index=9)
+    value, grad = value_and_gradient(loss, x, y)
+    cropped, grad_cropped = value_and_gradient(SoftDiceLoss(**SOFTMAX), x[..., :4].contiguous(), y[..., :4])
+    assert_equal_value_and_gradient((value, grad[..., :4]), (cropped, grad_cropped))
+    assert not grad[..., 4:].any()
+
+
+@pytest.mark.parametrize("soft_label", [False, True])
+@pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
+def test_at_a_perfect_prediction_both_forms_of_the_reference_have_the_same_gradient(cls, soft_label):
+    _, y = random_batch(15, (4, 5), 3, torch.float64)
+    masks = one_hot(y, 3, dtype=torch.float64)
+    arguments = {} if cls is LovaszSoftmaxLoss else {"soft_label": soft_label}
+    of_labels = value_and_gradient(cls(to_onehot_y=True, **arguments), masks, y)
+    assert_equal_value_and_gradient(value_and_gradient(cls(**arguments), masks, masks), of_labels)
 
 
 # counts in float32
@@ -293,7 +439,9 @@ def test_float32_counts_of_a_volume_are_those_of_float64(ignored):
 
 
 def test_check_labels_checks_at_every_call_on_any_device():
-    on_a_gpu = SimpleNamespace(is_cuda=False, is_meta=False, device=torch.device("cuda"))  # as far as checks can see
+    on_a_gpu = SimpleNamespace(
+        is_cuda=False, is_meta=False, device=torch.device("cuda"), shape=(2, 3, 4, 5)
+    )  # as far as checks can see
     first_alone, always = SoftDiceLoss(**SOFTMAX), SoftDiceLoss(**SOFTMAX, check_labels=True)
     assert [first_alone._checks_now(on_a_gpu) for _ in range(3)] == [True, False, False]
     assert [always._checks_now(on_a_gpu) for _ in range(3)] == [True, True, True]
