@@ -85,3 +85,9 @@ def reduce_scores(scores: np.ndarray, reduction: str) -> tuple[np.ndarray, np.nd
     rows = over_images if reduction.endswith("batch") else over_classes
     function = mean if reduction.startswith("mean") else total
     return np.array([function(row) for row in rows]), np.array([number(row) for row in rows])
+
+
+def counts(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Voxels of intersection, prediction and reference, (3, images, classes), of masks (images, classes, voxels...)."""
+    voxels = tuple(range(2, prediction.ndim))
+    return np.stack([x.sum(voxels) for x in (prediction & reference, prediction, reference)])
