@@ -85,3 +85,49 @@ def reduce_scores(scores: np.ndarray, reduction: str) -> tuple[np.ndarray, np.nd
     rows = over_images if reduction.endswith("batch") else over_classes
     function = mean if reduction.startswith("mean") else total
     return np.array([function(row) for row in rows]), np.array([number(row) for row in rows])
+
+
+def counts(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Voxels of intersection, prediction and reference, (3, images, classes), of masks (images, classes, voxels...)."""
+    voxels = tuple(range(2, prediction.ndim))
+    return np.stack([x.sum(voxels) for x in (prediction & reference, prediction, reference)])
+
+
+def mean_of_defined(cells: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over an axis without NaN; NaN where nothing is left."""
+    rows = np.moveaxis(cells, axis, -1)
+    return np.array([row[~np.isnan(row)].mean() if (~np.isnan(row)).any() else np.nan for row in rows])
+
+
+def scores_of_counts(table: np.ndarray, empty: str) -> dict[str, np.ndarray]:
+    """The five scores of counts (3, ...), cell by cell, the empty cases spelled out."""
+    names = ("dice", "iou", "precision", "recall", "relative_volume_error")
+    scores = {name: np.empty(table.shape[1:]) for name in names}
+    for cell in np.ndindex(table.shape[1:]):
+        hit, prediction, reference = (int(counts[cell]) for counts in table)
+        if reference:
+            values = (
+                2 * hit / (prediction + reference),
+                hit / (prediction + reference - hit),
+                hit / prediction if prediction else np.nan,
+                hit / reference,
+                (prediction - reference) / reference,
+            )
+        elif empty == "ignore" or (empty == "both" and not prediction):
+            values = (np.nan,) * 5
+        else:
+            values = (0, 0, 0, 0, np.nan) if prediction else (1, 1, 1, 1, 0)
+        for name, value in zip(names, values, strict=True):
+            scores[name][cell] = value
+    return scores
+
+
+def fine_grained_means(prediction: np.ndarray, reference: np.ndarray, num_classes: int) -> dict[str, float]:
+    """The three means of IoU of arXiv 2310.19252, of classes that the reference holds."""
+    cells = per_image_scores(prediction, reference, num_classes, "ignore")[1]
+    pooled = per_image_scores(prediction.reshape(1, -1), reference.reshape(1, -1), num_classes, "ignore")[1][0]
+    return {
+        "miou_d": pooled[~np.isnan(pooled)].mean(),
+        "miou_i": np.mean([image[~np.isnan(image)].mean() for image in cells]),
+        "miou_c": np.mean([column[~np.isnan(column)].mean() for column in cells.T if (~np.isnan(column)).any()]),
+    }

@@ -57,7 +57,15 @@ PUBLIC = {
         "loss_class",
         "make_loss",
     },
-    "metrics": {"PerImageDiceMetric", "PerImageIoUMetric", "PerImageMetric"},
+    "metrics": {
+        "MeanInterval",
+        "OverlapMetric",
+        "PerImageDiceMetric",
+        "PerImageIoUMetric",
+        "PerImageMetric",
+        "PerImageScores",
+        "mean_interval",
+    },
     "handlers": {"PerImageDice", "PerImageHandler", "PerImageIoU"},
     "data": {
         "DataError",

@@ -1,15 +1,27 @@
 """The mathematics: pure functions on tensors, each next to its equation."""
 
+from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
-from monai_surrogates.core.overlap import Overlap, hard_overlap, soft_overlap
-from monai_surrogates.core.scores import EMPTY_RULES, dice_score, jaccard_score, tversky_index
+from monai_surrogates.core.overlap import Overlap, soft_overlap
+from monai_surrogates.core.scores import (
+    EMPTY_RULES,
+    SCORES,
+    dice_score,
+    jaccard_score,
+    precision_score,
+    recall_score,
+    relative_volume_error,
+    tversky_index,
+)
 from monai_surrogates.core.weights import WEIGHTINGS, class_weights, positive_weights
 
 __all__ = [
     "EMPTY_RULES",
+    "SCORES",
     "WEIGHTINGS",
     "Overlap",
+    "OverlapCounter",
     "ShapeMismatchError",
     "class_weights",
     "dice_score",
@@ -19,6 +31,9 @@ __all__ = [
     "lovasz_jaccard_binned",
     "lovasz_jaccard_weights",
     "positive_weights",
+    "precision_score",
+    "recall_score",
+    "relative_volume_error",
     "soft_overlap",
     "tversky_index",
 ]

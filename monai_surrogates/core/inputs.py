@@ -200,3 +200,82 @@ def check_hard(target: Tensor) -> None:
             f"target must hold 0 and 1 alone for a Lovász loss, but holds {target[soft][0].item():g}; "
             "for soft labels use SoftJaccardLoss(soft_label=True)."
         )
+
+
+def holds_whole_numbers(values: Tensor, limit: int) -> bool:
+    """Whether all values are whole numbers in 0..limit-1; NaN is none."""
+    if values.numel() == 0 or (values.dtype == torch.bool and limit > 1):
+        return True
+    low, high = values.aminmax()
+    if not (low >= 0 and high < limit):
+        return False
+    return not values.is_floating_point() or not bool(values.frac().amax() > 0)
+
+
+def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cures: tuple[str, str]) -> None:
+    """Labels are whole numbers in 0..num_classes-1, masks hold 0 and 1.
+
+    Args:
+        values: any shape and number type.
+        num_classes: C for labels, None for masks.
+        name: what the message calls them.
+        cures: what to do about a fraction, and about a whole number out of range (may hold ``{value:g}``).
+
+    Raises:
+        ValueError: the offending value is named.
+    """
+    limit = num_classes or 2
+    if holds_whole_numbers(values, limit):
+        return
+    fractions = values != values.trunc() if values.is_floating_point() else torch.zeros_like(values, dtype=torch.bool)
+    outside = fractions if bool(fractions.any()) else (values < 0) | (values >= limit)
+    found, cure = values[outside][0].item(), cures[0 if outside is fractions else 1]
+    if num_classes is None:
+        expected = f"must hold masks of 0 and 1, but holds {found:g}"
+    elif outside is fractions:
+        expected = f"must hold whole-number labels, but holds {found:g}"
+    else:
+        expected = f"holds the label {found:g}, but {limit} classes allow 0 to {limit - 1}"
+    raise ValueError(f"{name} {expected}; {cure.format(value=found)}")
+
+
+def check_no_nan(values: Tensor, name: str) -> None:
+    """A voxel of which nothing is known has no class.
+
+    Raises:
+        ValueError: some value is NaN.
+    """
+    if values.is_floating_point() and values.numel() and bool(values.amax().isnan()):
+        raise ValueError(f"{name} must hold numbers, but holds NaN; look for a division by zero or a diverged network.")
+
+
+def check_one_hot(active: Tensor, name: str) -> None:
+    """Masks that are compared with a label map have at most one class per voxel.
+
+    Args:
+        active: number of classes of each voxel.
+        name: what the message calls the masks.
+
+    Raises:
+        ValueError: some voxel has more.
+    """
+    most = int(active.max()) if active.numel() else 0
+    if most > 1:
+        raise ValueError(
+            f"{name} must be one-hot to be compared with a label map, but has {most} active classes in one voxel; "
+            "give masks on both sides where structures overlap."
+        )
+
+
+def differs_from(values: Tensor, label: int) -> Tensor:
+    """Where values differ from a label; comparing a narrow type with a number outside its range would wrap around."""
+    if values.dtype == torch.bool:
+        values = values.to(torch.uint8)
+    if not values.is_floating_point() and not torch.iinfo(values.dtype).min <= label <= torch.iinfo(values.dtype).max:
+        return torch.ones_like(values, dtype=torch.bool)
+    return values != label
+
+
+def signed(values: Tensor) -> Tensor:
+    """The same values in a type that torch can search for extremes; it knows few operations on wide unsigned types."""
+    return values.long() if values.dtype in (torch.uint16, torch.uint32, torch.uint64) else values

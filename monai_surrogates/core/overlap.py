@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.distributed import rank_sum
-from monai_surrogates.core.inputs import ShapeMismatchError, Voxels, check_labels
+from monai_surrogates.core.inputs import Voxels
 
 
 class Overlap(NamedTuple):
@@ -73,45 +73,3 @@ def _label_map_overlap(p: Tensor, volume: Tensor, voxels: Voxels) -> tuple[Tenso
     zeros = torch.zeros(p.shape[:2], dtype=torch.float64, device=p.device)
     intersection = zeros.scatter_add(1, labels, p_y.double()).to(p.dtype)
     return intersection, volume, zeros.scatter_add(1, labels, ones.double()).to(p.dtype)
-
-
-def hard_overlap(prediction: Tensor, reference: Tensor, num_classes: int | None = None) -> Overlap:
-    """Count the voxels of each image and class, exactly.
-
-    Args:
-        prediction: label map (B, N), int64, or mask per class (B, C, N), bool.
-        reference: likewise, in the same form.
-        num_classes: C, for label maps.
-
-    Returns:
-        int64 counts of shape (B, C).
-
-    Raises:
-        ShapeMismatchError: the two have different shapes.
-        ValueError: a label outside 0..C-1, or label maps without ``num_classes``.
-
-    Examples:
-        >>> import torch
-        >>> hard_overlap(torch.tensor([[0, 1, 1]]), torch.tensor([[0, 0, 1]]), num_classes=2)
-        Overlap(intersection=tensor([[1, 1]]), prediction=tensor([[1, 2]]), reference=tensor([[2, 1]]))
-    """
-    if prediction.shape != reference.shape:
-        raise ShapeMismatchError(
-            f"prediction and reference must have the same shape, but have {tuple(prediction.shape)} and "
-            f"{tuple(reference.shape)}; crop or resample one of the two."
-        )
-    if num_classes is None:
-        if prediction.dtype != torch.bool or reference.dtype != torch.bool:
-            raise ValueError(
-                f"masks must be bool, but are {prediction.dtype} and {reference.dtype}; give num_classes for label maps."
-            )
-        intersection = torch.count_nonzero(prediction & reference, dim=-1)
-        return Overlap(intersection, torch.count_nonzero(prediction, dim=-1), torch.count_nonzero(reference, dim=-1))
-    for name, labels in (("prediction", prediction), ("reference", reference)):
-        check_labels(labels, num_classes, name)
-    batch = prediction.shape[0]
-    images = torch.arange(batch, device=prediction.device).unsqueeze(1)
-    cells = (images * num_classes + reference) * num_classes + prediction
-    table = torch.bincount(cells.flatten(), minlength=batch * num_classes**2)
-    confusion = table.view(batch, num_classes, num_classes)  # image, reference, prediction
-    return Overlap(confusion.diagonal(dim1=1, dim2=2), confusion.sum(1), confusion.sum(2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -72,8 +74,51 @@ def jaccard_score(overlap: Overlap, empty: str = "ignore") -> Tensor:
     return apply_empty_rule(tversky_index(overlap, 1.0, 1.0), overlap, empty)
 
 
-def apply_empty_rule(score: Tensor, overlap: Overlap, empty: str) -> Tensor:
-    """THE rule for a class that the reference lacks; Dice, IoU, tables and reports all come through here.
+def precision_score(overlap: Overlap, empty: str = "ignore") -> Tensor:
+    """P = |A ∩ B| / |A|, with the empty-mask rule; arguments as in :func:`dice_score`.
+
+    An empty prediction of a structure that is there says nothing about how precise predictions are: 0/0 is NaN under every
+    rule, while Dice, IoU and recall are 0 on that cell.
+    """
+    missed = (overlap.prediction == 0) & (overlap.reference > 0)
+    score = torch.where(missed, torch.nan, tversky_index(overlap, 1.0, 0.0))
+    return apply_empty_rule(score, overlap, empty)
+
+
+def recall_score(overlap: Overlap, empty: str = "ignore") -> Tensor:
+    """R = |A ∩ B| / |B|, with the empty-mask rule; arguments as in :func:`dice_score`."""
+    return apply_empty_rule(tversky_index(overlap, 0.0, 1.0), overlap, empty)
+
+
+def relative_volume_error(overlap: Overlap, empty: str = "ignore") -> Tensor:
+    """V = (|A| − |B|) / |B|: −1 where nothing is found, 0 where the volumes agree, without an upper bound.
+
+    Arguments as in :func:`dice_score`. Without a reference there is nothing to be relative to, so that the cell is NaN, but
+    for the rule ``"score"``, under which it is 0 if the prediction is empty too.
+
+    Examples:
+        >>> import torch
+        >>> relative_volume_error(Overlap(torch.tensor([1]), torch.tensor([3]), torch.tensor([2])))
+        tensor([0.5000], dtype=torch.float64)
+    """
+    prediction, reference = overlap.prediction.double(), overlap.reference.double()
+    return apply_empty_rule((prediction - reference) / reference, overlap, empty, perfect=0.0, failed=torch.nan)
+
+
+# what a report calls a score -> its function of counts and rule
+SCORES: dict[str, Callable[[Overlap, str], Tensor]] = {
+    "dice": dice_score,
+    "iou": jaccard_score,
+    "precision": precision_score,
+    "recall": recall_score,
+    "relative_volume_error": relative_volume_error,
+}
+
+
+def apply_empty_rule(
+    score: Tensor, overlap: Overlap, empty: str, *, perfect: float = 1.0, failed: float = 0.0
+) -> Tensor:
+    """THE rule for a class that the reference lacks; every score, tables and reports all come through here.
 
     ========  ==========================  =====================
     rule      prediction lacks it too     prediction has some
@@ -82,16 +127,38 @@ def apply_empty_rule(score: Tensor, overlap: Overlap, empty: str) -> Tensor:
     score     1                           0
     both      NaN, not counted            0
     ========  ==========================  =====================
+
+    Args:
+        score: what cells with a reference score.
+        overlap: the counts.
+        empty: the rule.
+        perfect: the 1 of the table, for a score whose best value is another.
+        failed: the 0 of the table, likewise.
     """
     check_empty_rule(empty)
-    no_reference = overlap.reference == 0
-    neither = no_reference & (overlap.prediction == 0)
     if empty == "ignore":
-        return torch.where(no_reference, torch.nan, score)
-    return torch.where(neither, 1.0 if empty == "score" else torch.nan, score)
+        return torch.where(overlap.reference == 0, torch.nan, score)
+    without_reference = torch.where(overlap.prediction == 0, perfect if empty == "score" else torch.nan, failed)
+    return torch.where(overlap.reference == 0, without_reference.to(score), score)
 
 
 def check_empty_rule(empty: str) -> None:
     """Raise a ValueError unless the rule is one of EMPTY_RULES."""
     if empty not in EMPTY_RULES:
         raise ValueError(f"empty must be one of {', '.join(EMPTY_RULES)}, but is {empty!r}.")
+
+
+def choose_empty_rule(empty: str | None, ignore_empty: bool | None) -> str:
+    """The rule that our ``empty`` and MONAI's ``ignore_empty`` name together; ``"ignore"`` where both are None.
+
+    Raises:
+        ValueError: an unknown rule, or two that differ.
+    """
+    alias = None if ignore_empty is None else "ignore" if ignore_empty else "score"
+    if empty is not None and alias is not None and empty != alias:
+        raise ValueError(
+            f"ignore_empty={ignore_empty} means empty={alias!r}, but empty={empty!r} is given; keep one of the two."
+        )
+    rule = empty or alias or "ignore"
+    check_empty_rule(rule)
+    return rule

@@ -1,50 +1,56 @@
-"""Per-image Dice and IoU in ``engine.state.metrics``, on MONAI's engines and on a bare Ignite engine."""
+"""Per-image scores in ``engine.state.metrics``, on MONAI's engines and on a bare Ignite engine."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
-from ignite.engine import Engine
-from ignite.exceptions import NotComputableError
-from monai.handlers import IgniteMetricHandler
 from monai.utils import MetricReduction
 from torch import Tensor
 
-from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric
+from monai_surrogates.core import SCORES
+from monai_surrogates.handlers.base import OverlapHandler
+from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric, PerImageScores
 
 
-class PerImageHandler(IgniteMetricHandler):
-    """Collects a per-image score over an epoch.
+class PerImageHandler(OverlapHandler):
+    """One per-image score of an epoch.
 
-    ``engine.state.metrics[name]`` is always finite, because MONAI's checkpoint saver would keep a NaN for ever: with no
-    defined cell it is 0, one warning says so, and ``engine.state.metrics[name + "/defined"]`` holds how many cells (for the
-    reduction ``"mean"``: images) the value stands on. ``engine.state.metric_details[name]`` holds the scores themselves,
-    (images, classes), NaN included.
+    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, how many cells (for the reduction ``"mean"``:
+    images) it stands on; and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
 
     Args:
-        include_background: whether channel 0 is scored; a single channel always is.
-        reduction: MONAI's reductions.
-        num_classes: C, needed for label maps.
-        output_transform: extracts (prediction, reference) from ``engine.state.output``, such as
-            ``monai.handlers.from_engine(["pred", "label"])``. References (B, spatial...) are read as (B, 1, spatial...).
-        save_details: fill ``engine.state.metric_details``, which MONAI's MetricsSaver writes per image.
-        empty: the rule for a class that the reference lacks, ``"ignore"``, ``"score"`` or ``"both"``.
+        metric_fn: a :class:`~monai_surrogates.metrics.PerImageMetric`.
+        output_transform: see :class:`OverlapHandler`.
+        save_details: see :class:`OverlapHandler`.
+        drop_repeats: see :class:`OverlapHandler`.
 
     Raises:
-        NotComputableError: the epoch ended without a single image.
-
-    Examples:
-        >>> import torch
-        >>> from ignite.engine import Engine
-        >>> engine = Engine(lambda engine, batch: batch)
-        >>> PerImageDice(num_classes=2, include_background=False).attach(engine, "dice")
-        >>> prediction, reference = torch.tensor([[[[1, 1], [0, 0]]]]), torch.tensor([[[1, 0], [0, 0]]])
-        >>> round(engine.run([(prediction, reference)]).metrics["dice"], 4)
-        0.6667
+        NotComputableError: the epoch ended without a single image on any rank.
     """
+
+    metric_fn: PerImageMetric
+
+    def readings(self) -> dict[str, float | Tensor]:
+        """The reduced score, and the mean of each class."""
+        score, defined = self.metric_fn.aggregate_with_count()
+        means, counts = self.metric_fn.aggregate_with_count(MetricReduction.MEAN_BATCH)
+        result: dict[str, float | Tensor] = {"": score, "defined": defined}
+        for label, mean, count in zip(self.metric_fn.class_labels, means, counts, strict=True):
+            result |= {label: mean, f"{label}/defined": count}
+        return result
+
+    def details(self) -> dict[str, Tensor]:
+        """The metric's buffer."""
+        return {"": self.metric_fn.get_buffer()}
+
+    def reserved(self) -> set[str]:
+        """The count's name."""
+        return {"defined"}
+
+
+class _BuiltHandler(PerImageHandler):
+    """Builds its metric from the metric's arguments, so that a config reaches each of them."""
 
     metric_class: ClassVar[type[PerImageMetric]]
 
@@ -55,64 +61,112 @@ class PerImageHandler(IgniteMetricHandler):
         num_classes: int | None = None,
         output_transform: Callable[[Any], Any] = lambda x: x,
         save_details: bool = True,
-        empty: str = "ignore",
+        *,
+        drop_repeats: bool = True,
+        **metric: Any,
     ) -> None:
-        metric = self.metric_class(
-            include_background=include_background, reduction=reduction, num_classes=num_classes, empty=empty
-        )
-        self._defined: float | Tensor = 0
-        self._warned = False
-        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=save_details)
-
-    def update(self, output: Sequence[Any]) -> None:
-        """Score one batch: (prediction, reference), tensors or lists of images without the batch axis."""
-        if len(output) == 2 and all(isinstance(part, Tensor) for part in output):
-            prediction, reference = output
-            if reference.ndim == prediction.ndim - 1:
-                output = (prediction, reference.unsqueeze(1))
-        super().update(output)
-
-    def compute(self) -> float | Tensor:
-        """The reduced score of all images so far, NaN replaced by 0."""
-        if self.metric_fn.get_buffer() is None:
-            raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
-        score, count = self.metric_fn.aggregate_with_count()
-        self._defined = _plain(count)
-        self._is_reduced = True
-        return _plain(self._finite(score))
-
-    def completed(self, engine: Engine, name: str) -> None:
-        """Put the score and the number of cells that it stands on into ``engine.state.metrics``, and the details beside it."""
-        super().completed(engine, name)
-        engine.state.metrics[f"{name}/defined"] = self._defined
-        if self.save_details:
-            engine.state.metric_details[name] = self.metric_fn.get_buffer()
-
-    def _finite(self, score: Tensor) -> Tensor:
-        undefined = score.isnan()
-        if not self._warned and bool(undefined.any()):
-            self._warned = True
-            what = "no image has a defined score" if bool(undefined.all()) else "some of the scores are undefined"
-            warnings.warn(
-                f"{self._name or type(self).__name__}: {what} (empty references, "
-                f"empty={self.metric_fn.empty!r}); reported as 0.",
-                stacklevel=2,
-            )
-        return torch.where(undefined, 0, score)
+        metric_fn = self.metric_class(include_background, reduction, num_classes=num_classes, **metric)
+        super().__init__(metric_fn, output_transform, save_details, drop_repeats)
 
 
-class PerImageDice(PerImageHandler):
-    """Per-image Dice; arguments as in :class:`PerImageHandler`."""
+class PerImageDice(_BuiltHandler):
+    """Per-image Dice of an epoch.
+
+    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, how many cells (for the reduction ``"mean"``:
+    images) it stands on; and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
+
+    Args:
+        include_background: whether channel 0 is scored; a single channel always is.
+        reduction: MONAI's reductions.
+        num_classes: C, needed for label maps unless ``argmax`` tells it.
+        output_transform: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        save_details: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        drop_repeats: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        **metric: all other arguments of :class:`~monai_surrogates.metrics.PerImageMetric`: ``threshold``, ``argmax``,
+            ``ignore_index``, ``empty``, ``ignore_empty``, ``class_labels``.
+
+    Raises:
+        NotComputableError: the epoch ended without a single image on any rank.
+
+    Examples:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> PerImageDice(num_classes=2, include_background=False, class_labels=["lesion"]).attach(engine, "dice")
+        >>> prediction, reference = torch.tensor([[[[1, 1], [0, 0]]]]), torch.tensor([[[1, 0], [0, 0]]])
+        >>> state = engine.run([(prediction, reference)])
+        >>> round(state.metrics["dice/lesion"], 4), state.metrics["dice/defined"]
+        (0.6667, 1.0)
+    """
 
     metric_class = PerImageDiceMetric
 
 
-class PerImageIoU(PerImageHandler):
-    """Per-image IoU; arguments as in :class:`PerImageHandler`."""
+class PerImageIoU(_BuiltHandler):
+    """Per-image IoU of an epoch; arguments and results as in :class:`PerImageDice`."""
 
     metric_class = PerImageIoUMetric
 
 
-def _plain(value: Tensor) -> float | Tensor:
-    value = value.squeeze().cpu()
-    return value.item() if value.ndim == 0 else value
+class PerImageSummary(OverlapHandler):
+    """All scores of an epoch from one count; see :class:`~monai_surrogates.metrics.PerImageScores`.
+
+    ``engine.state.metrics`` gets ``name``, the mean of ``score`` over the classes of an image, then over images;
+    ``name/defined``, how many images it stands on; ``name/dice``, ``name/pooled_dice``, ``name/miou_d``,
+    ``name/worst_5_dice`` and all else that :meth:`PerImageScores.aggregate` gives; and for each class ``name/label/dice`` and
+    so on. ``engine.state.metric_details`` gets ``name_dice``, ``name_iou`` and so on.
+
+    Args:
+        score: which score stands under ``name``: ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` or
+            ``"relative_volume_error"``.
+        output_transform: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        save_details: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        drop_repeats: see :class:`~monai_surrogates.handlers.OverlapHandler`.
+        **metric: the arguments of :class:`~monai_surrogates.metrics.PerImageScores`.
+
+    Raises:
+        NotComputableError: the epoch ended without a single image on any rank.
+        ValueError: an unknown score.
+
+    Examples:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> engine = Engine(lambda engine, batch: batch)
+        >>> PerImageSummary(num_classes=2, include_background=False).attach(engine, "scores")
+        >>> prediction, reference = torch.tensor([[[[1, 1], [0, 0]]]]), torch.tensor([[[1, 0], [0, 0]]])
+        >>> engine.run([(prediction, reference)]).metrics["scores/precision"]
+        0.5
+    """
+
+    metric_fn: PerImageScores
+
+    def __init__(
+        self,
+        score: str = "dice",
+        output_transform: Callable[[Any], Any] = lambda x: x,
+        save_details: bool = True,
+        drop_repeats: bool = True,
+        **metric: Any,
+    ) -> None:
+        if score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, but is {score!r}.")
+        self.score = score
+        super().__init__(PerImageScores(**metric), output_transform, save_details, drop_repeats)
+
+    def readings(self) -> dict[str, float | Tensor]:
+        """The summary, and the scores of each class."""
+        summary = self.metric_fn.aggregate()
+        of_classes = {
+            f"{label}/{name}": value
+            for label, values in self.metric_fn.by_label().items()
+            for name, value in values.items()
+        }
+        return {"": summary[self.score], "defined": summary[f"defined_{self.score}"], **summary, **of_classes}
+
+    def details(self) -> dict[str, Tensor]:
+        """Each score of each image."""
+        return {f"_{name}": cells for name, cells in self.metric_fn.per_image().items()}
+
+    def reserved(self) -> set[str]:
+        """Nothing: what is said of a class has a part of its own behind its name."""
+        return set()

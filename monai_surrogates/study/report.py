@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from monai_surrogates.metrics.intervals import RESAMPLES
 from monai_surrogates.study import plots, scores
 from monai_surrogates.study.plan import Study, StudyCell, write_text
 
@@ -67,7 +68,7 @@ def _document(study: Study, summaries: list[dict[str, Any]], baseline: float | N
         "study": study.manifest(),
         "objectives": summaries,
         "dice_of_one_class_everywhere": baseline,
-        "interval": f"95 % BCa bootstrap over images, {scores.RESAMPLES} resamples",
+        "interval": f"95 % BCa bootstrap over images, {RESAMPLES} resamples",
         "run_on": machine,
     }
 

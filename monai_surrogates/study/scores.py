@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 from monai_surrogates import data
 from monai_surrogates.core import Overlap, dice_score, hard_overlap, jaccard_score
+from monai_surrogates.metrics import mean_interval
 from monai_surrogates.study.plan import Study, StudyCell
 
 COLUMNS = ["objective", "image", "class", "dice", "iou"]
 SMALL_SAMPLE = 20  # below this many images a bootstrap interval is too narrow
-RESAMPLES = 9999
 
 
 def image_name(path: str) -> str:
@@ -27,8 +25,8 @@ def image_name(path: str) -> str:
 
 
 def read_label_map(path: str) -> torch.Tensor:
-    """A label map as (1, N) int64; a trailing axis of length 1 does not matter."""
-    return torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.int64).reshape(1, -1))
+    """A label map as (1, 1, N) int64; a trailing axis of length 1 does not matter."""
+    return torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.int64).reshape(1, 1, -1))
 
 
 def prediction_file(cell: StudyCell, image: str) -> str:
@@ -77,19 +75,8 @@ def per_image_means(table: pd.DataFrame, score: str) -> pd.DataFrame:
 
 def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
     """Mean over images with its 95 % bootstrap interval (BCa); None where there is none: constant scores or one image."""
-    result: dict[str, float | int | None] = {"mean": None, "low": None, "high": None, "images": len(values)}
-    if len(values) == 0:
-        return result
-    result["mean"] = float(values.mean())
-    if len(values) > 1 and np.ptp(values) > 0:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            interval = stats.bootstrap(
-                (values,), np.mean, method="BCa", n_resamples=RESAMPLES, rng=np.random.default_rng(seed)
-            ).confidence_interval
-        if np.isfinite(interval.low) and np.isfinite(interval.high):
-            result["low"], result["high"] = float(interval.low), float(interval.high)
-    return result
+    interval = mean_interval(values, seed=seed)._asdict()
+    return {name: None if np.isnan(value) else value for name, value in interval.items()}
 
 
 def summarise(table: pd.DataFrame, objective: str, seconds_per_epoch: float | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric, DiceMetric, MeanIoU
 
-from monai_surrogates.core import EMPTY_RULES, ShapeMismatchError
+from monai_surrogates.core import EMPTY_RULES, OverlapCounter, ShapeMismatchError, hard_overlap
 from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric
 from tests import reference
 
@@ -274,7 +274,7 @@ def ones(*shape: int) -> torch.Tensor:
 SAME_SHAPE, WHOLE, ZERO_ONE = (
     "must have the same shape",
     "must hold whole-number labels",
-    "must hold masks of 0 and 1, .* but holds",
+    "must hold masks of 0 and 1, but holds",
 )
 BAD_BATCHES = {
     "other spatial shape": (LABELS, ones(2, 1, 4, 4), ones(2, 1, 4, 5), ShapeMismatchError, SAME_SHAPE),
@@ -284,12 +284,12 @@ BAD_BATCHES = {
     "missing channel axis": (LABELS, ones(2, 1, 4, 4), ones(2, 4, 4), ShapeMismatchError, SAME_SHAPE),
     "no spatial axis": (MASKS, ones(2, 3), ones(2, 3), ShapeMismatchError, r"y_pred must have the shape \(B, C, spatial"),
     "wrong number of channels": (LABELS, ones(2, 4, 4, 4), ones(2, 4, 4, 4), ShapeMismatchError, "with num_classes=3"),
-    "no image": (LABELS, ones(0, 1, 4), ones(0, 1, 4), ShapeMismatchError, r"at least one image, but has \(0, 1, 4\)"),
+    "no image": (LABELS, ones(0, 1, 4), ones(0, 1, 4), ShapeMismatchError, r"and channel, but has \(0, 1, 4\)"),
     "label too high": (LABELS, 3 * ones(2, 1, 4), ones(2, 1, 4), ValueError, "y_pred holds the label 3, but 3 classes"),
     "label below zero": (LABELS, ones(2, 1, 4), -ones(2, 1, 4), ValueError, "y holds the label -1, but 3 classes allow 0"),
     "label with a fraction": (LABELS, ones(2, 1, 4), 1.5 * ones(2, 1, 4), ValueError, f"y {WHOLE}, but holds 1.5"),
     "label that is no number": (LABELS, math.nan * ones(2, 1, 4), ones(2, 1, 4), ValueError, f"y_pred {WHOLE}"),
-    "probabilities": (MASKS, torch.tensor([[[0, 0.25, 1]]]), ones(1, 1, 3), ValueError, f"{ZERO_ONE} 0.25; take"),
+    "probabilities": (MASKS, torch.tensor([[[0, 0.25, 1]]]), ones(1, 1, 3), ValueError, f"{ZERO_ONE} 0.25; give"),
     "labels as a mask": (MASKS, ones(1, 1, 3), 2 * ones(1, 1, 3), ValueError, f"y {ZERO_ONE} 2"),
     "no reference": (MASKS, ones(1, 1, 3), None, ValueError, "y, the reference, must be given"),
     "lists of different length": (LABELS, [ones(1, 4)] * 2, [ones(1, 4)] * 3, ShapeMismatchError, "2 and 3 images"),
@@ -342,3 +342,131 @@ def test_bad_settings_are_refused_at_construction(name):
         METRICS[name](num_classes=0)
     with pytest.raises(ValueError, match="median"):
         METRICS[name](reduction="median")
+
+
+# Settings
+
+
+@pytest.mark.parametrize("ignore_empty", [True, False])
+@pytest.mark.parametrize("include_background", [True, False])
+@settings(max_examples=25, deadline=None)
+@given(case=label_maps(), data=st.data())
+def test_monai_gives_the_same_with_ignored_labels(ignore_empty, include_background, case, data):
+    prediction, target, num_classes = case
+    target = np.where(data.draw(arrays(np.bool_, target.shape)), 255, target)
+    shared = {"include_background": include_background, "ignore_empty": ignore_empty, "ignore_index": 255}
+    masks = as_masks(prediction, num_classes), as_masks(target, num_classes)  # 255 is in none, as MONAI wants it
+    for name, theirs in (("dice", DiceMetric(**shared)), ("iou", MeanIoU(**shared))):
+        ours = METRICS[name](num_classes=num_classes, **shared)
+        scores = ours(as_labels(prediction), as_labels(target))
+        torch.testing.assert_close(scores.float(), theirs(*masks).float(), equal_nan=True, **FLOAT32)
+
+
+@random_cases
+@given(case=label_maps(), data=st.data())
+def test_what_is_ignored_or_masked_scores_as_cropped(case, data):
+    prediction, target, num_classes = case
+    kept = data.draw(arrays(np.bool_, target.shape))
+    marked = np.where(kept, target, 255)
+    cells = [
+        [reference.dice_and_iou(p[k] == c, r[k] == c) for c in range(num_classes)]
+        for p, r, k in zip(prediction, target, kept, strict=True)
+    ]
+    expected = dict(zip(("dice", "iou"), np.array(cells, dtype=float).transpose(2, 0, 1), strict=True))
+    mask = torch.from_numpy(kept).unsqueeze(1)
+    for name, metric_class in METRICS.items():
+        ignoring = metric_class(num_classes=num_classes, ignore_index=255)
+        masked = metric_class(num_classes=num_classes)
+        for scores in (
+            ignoring(as_labels(prediction), as_labels(marked)),
+            ignoring(list(as_labels(prediction)), list(as_labels(marked))),
+            ignoring(as_masks(prediction, num_classes), as_labels(marked)),
+            masked(as_labels(prediction), as_labels(target), mask=mask),
+            masked(list(as_labels(prediction)), list(as_labels(target)), mask=list(mask)),
+        ):
+            np.testing.assert_allclose(scores.numpy(), expected[name], **FLOAT64)
+
+
+def test_logits_are_scored_by_argmax_or_threshold():
+    logits = torch.tensor([[[2.0, 0.2, 0.1, 3.0], [1.0, 0.4, 0.2, -1.0], [-1.0, 0.3, 4.0, -1.0]]])
+    target = torch.tensor([[[0, 1, 2, 2]]])
+    assert PerImageDiceMetric(argmax=True)(logits, target).tolist() == [[2 / 3, 1, 2 / 3]]
+    masks = torch.cat([target == c for c in range(3)]).unsqueeze(0)
+    assert PerImageIoUMetric(threshold=0.3)(logits, masks).tolist() == [[1 / 2, 1 / 2, 1 / 3]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({}, "ignore"),
+        ({"ignore_empty": True}, "ignore"),
+        ({"ignore_empty": False}, "score"),
+        ({"ignore_empty": False, "empty": "score"}, "score"),
+        ({"empty": "both"}, "both"),
+    ],
+)
+def test_ignore_empty_is_monais_name_of_the_rule(arguments, rule):
+    assert PerImageDiceMetric(**arguments).empty == rule
+
+
+@pytest.mark.parametrize(
+    ("ignore_empty", "empty"), [(True, "score"), (False, "ignore"), (True, "both"), (False, "both")]
+)
+def test_two_different_rules_are_refused(ignore_empty, empty):
+    with pytest.raises(ValueError, match=f"ignore_empty={ignore_empty} means empty=.* but empty='{empty}' is given"):
+        PerImageIoUMetric(ignore_empty=ignore_empty, empty=empty)
+
+
+@pytest.mark.parametrize(
+    ("include_background", "names", "scored"),
+    [
+        (True, ["background", "liver", "tumour"], ("background", "liver", "tumour")),
+        (False, ["liver", "tumour"], ("liver", "tumour")),
+        (False, ["background", "liver", "tumour"], ("liver", "tumour")),
+        (True, None, ("class_0", "class_1", "class_2")),
+        (False, None, ("class_1", "class_2")),
+    ],
+)
+def test_classes_have_names(batch, include_background, names, scored):
+    metric = PerImageDiceMetric(include_background=include_background, num_classes=3, class_labels=names)
+    scores = metric(*batch)
+    assert metric.class_labels == scored
+    assert metric.by_label() == pytest.approx(dict(zip(scored, scores.nanmean(0).tolist(), strict=True)))
+
+
+def test_wrong_names_are_refused_as_soon_as_the_number_of_classes_is_known(batch):
+    wrong = {"include_background": False, "class_labels": ["liver"]}
+    with pytest.raises(
+        ValueError, match=r"class_labels must name the 2 scored classes, but holds 1 names: \['liver'\]"
+    ):
+        PerImageDiceMetric(num_classes=3, **wrong)
+    metric = PerImageDiceMetric(**wrong)
+    with pytest.raises(ValueError, match="class_labels must name the 2 scored classes"):
+        metric(*(torch.cat([x == c for c in range(3)], dim=1) for x in batch))
+    assert metric.get_buffer() is None
+    with pytest.raises(ValueError, match="class_labels must differ"):
+        PerImageDiceMetric(class_labels=["liver", "liver"])
+
+
+def test_threshold_and_argmax_exclude_each_other_at_construction():
+    with pytest.raises(ValueError, match=r"threshold=0.5 and argmax=True exclude each other"):
+        PerImageDiceMetric(threshold=0.5, argmax=True)
+
+
+def test_settings_behind_the_third_need_their_name():
+    with pytest.raises(TypeError):
+        PerImageDiceMetric(True, "mean", False, True)  # MONAI's fourth is ignore_empty, other packages' num_classes
+
+
+def test_a_device_is_read_at_the_first_call_alone(monkeypatch):
+    good = torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]])
+    counted, checks = hard_overlap(*good, num_classes=2), []
+    monkeypatch.setattr(OverlapCounter, "__call__", lambda *_, check: checks.append(check) or counted)
+
+    class OnDevice(torch.Tensor):
+        device = torch.device("cuda")
+
+    metric = PerImageDiceMetric(num_classes=2)
+    for y in (good[1].as_subclass(OnDevice), good[1].as_subclass(OnDevice), good[1], good[1]):
+        metric(good[0], y)
+    assert checks == [True, False, True, True]

@@ -1,0 +1,354 @@
+"""Hard counts: how many voxels an image and a class have in the prediction, in the reference and in both.
+
+An image is read in tiles that stay in the cache, so that counting needs a few megabytes beside its inputs. Voxels that
+nobody counts (ignored ones, and those of no class) get the label C, one beyond the last class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from monai_surrogates.core.inputs import (
+    ShapeMismatchError,
+    check_no_nan,
+    check_one_hot,
+    check_whole_numbers,
+    differs_from,
+    holds_whole_numbers,
+    plain_tensor,
+    signed,
+)
+from monai_surrogates.core.overlap import Overlap
+
+TILE = 2**17  # voxels
+LARGEST_TABLE = 181  # its square still fits into int16
+
+Images = Tensor | Sequence[Tensor]
+
+
+class _Form(NamedTuple):
+    """How a batch is read: C, and which of the two sides hold labels rather than one mask per class."""
+
+    num_classes: int
+    prediction_is_map: bool
+    reference_is_map: bool
+
+
+def hard_overlap(
+    prediction: Images,
+    reference: Images,
+    num_classes: int | None = None,
+    *,
+    threshold: float | None = None,
+    argmax: bool = False,
+    ignore_index: int | None = None,
+    mask: Images | None = None,
+    check: bool = True,
+) -> Overlap:
+    """Count the voxels of each image and class, exactly.
+
+    Both sides are tensors (B, 1 or C, spatial...), or lists of B images (1 or C, spatial...) of any size each. With
+    ``num_classes`` above 1 a single channel is a label map, in any number type that holds whole numbers; C channels are masks
+    of 0 and 1, which may overlap. A label map is compared with masks as well: these must then be one-hot.
+
+    Args:
+        prediction: label maps or masks; probabilities or logits with ``threshold`` or ``argmax``.
+        reference: label maps or masks of the same images.
+        num_classes: C; needed for label maps unless ``argmax`` tells it.
+        threshold: values of the prediction from here on are 1, the others 0; in the unit of the prediction.
+        argmax: the prediction has one channel per class, and each voxel belongs to the largest.
+        ignore_index: voxels to remove on both sides, as if they were cropped away: those whose label it is. In masks of C > 1
+            channels it names the class whose voxels go, or, outside 0..C-1, the value that marks them in some channel.
+        mask: 0 or 1 for each voxel, (B, 1, spatial...) or a list of (1, spatial...); voxels with 0 are removed too.
+        check: whether values are checked, which reads them on the host. Without it a GPU is never waited for, a label outside
+            0..C-1 belongs to no class, and what is not 0 in a mask counts as 1.
+
+    Returns:
+        int64 counts of shape (B, C), in voxels.
+
+    Raises:
+        ShapeMismatchError: the sides do not describe the same voxels.
+        ValueError: labels out of range or with fractions, masks of other values than 0 and 1, two classes in one voxel.
+        TypeError: something else than tensors.
+
+    Examples:
+        >>> import torch
+        >>> hard_overlap(torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]]), num_classes=2)
+        Overlap(intersection=tensor([[1, 1]]), prediction=tensor([[1, 2]]), reference=tensor([[2, 1]]))
+        >>> probabilities = torch.tensor([[[0.9, 0.4, 0.2], [0.1, 0.6, 0.8]]])
+        >>> hard_overlap(probabilities, torch.tensor([[[0, 0, 1]]]), argmax=True).intersection
+        tensor([[1, 1]])
+    """
+    counter = OverlapCounter(num_classes, threshold=threshold, argmax=argmax, ignore_index=ignore_index)
+    return counter(prediction, reference, mask, check=check)
+
+
+@dataclass(frozen=True)
+class OverlapCounter:
+    """:func:`hard_overlap` with its settings checked once; ``names`` are what messages call the two sides."""
+
+    num_classes: int | None = None
+    threshold: float | None = None
+    argmax: bool = False
+    ignore_index: int | None = None
+    names: tuple[str, str] = ("prediction", "reference")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, but is {self.num_classes}.")
+        if self.argmax and self.threshold is not None:
+            raise ValueError(
+                f"threshold={self.threshold} and argmax=True exclude each other; keep argmax for classes of which each voxel "
+                "has one, threshold for structures that may overlap."
+            )
+
+    def __call__(
+        self, prediction: Images, reference: Images, mask: Images | None = None, check: bool = True
+    ) -> Overlap:
+        """Counts (B, C) of a batch; arguments as in :func:`hard_overlap`."""
+        if isinstance(prediction, list | tuple) or isinstance(reference, list | tuple):
+            return self._of_list(prediction, reference, mask, check)
+        for name, x in zip((*self.names, "mask"), (prediction, reference, mask), strict=True):
+            if not isinstance(x, Tensor) and not (x is None and name == "mask"):
+                raise TypeError(f"{name} must be a tensor or a list of tensors, but is {type(x).__name__}.")
+        p, r, m = (plain_tensor(x.detach()) if isinstance(x, Tensor) else None for x in (prediction, reference, mask))
+        return self._of_batch(p, r, m, check)  # type: ignore[arg-type]  # only the mask may be None
+
+    def _of_list(self, prediction: Images, reference: Images, mask: Images | None, check: bool) -> Overlap:
+        sides = [prediction, reference] if mask is None else [prediction, reference, mask]
+        sizes = [len(side) for side in sides]
+        if len(set(sizes)) > 1 or sizes[0] == 0:
+            raise ShapeMismatchError(
+                f"{' and '.join((*self.names, 'mask')[: len(sides)])} must hold the same images, at least one image each, "
+                f"but hold {' and '.join(map(str, sizes))} images."
+            )
+        overlaps = []
+        for number, image in enumerate(zip(*sides, strict=True)):
+            try:
+                p, r, *m = (x.unsqueeze(0) if isinstance(x, Tensor) else x for x in image)
+                overlaps.append(self(p, r, m[0] if m else None, check))
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"{error} This is image {number} of the list.") from None
+        classes = [overlap.reference.shape[1] for overlap in overlaps]
+        if len(set(classes)) > 1:
+            raise ShapeMismatchError(
+                f"{self.names[0]} must have the same classes in every image, but has {classes}; add the missing channels."
+            )
+        return Overlap(*(torch.cat(counts) for counts in zip(*overlaps, strict=True)))
+
+    def _of_batch(self, prediction: Tensor, reference: Tensor, mask: Tensor | None, check: bool) -> Overlap:
+        form = self._form(prediction, reference)
+        if mask is not None:
+            _check_mask_shape(mask, reference)
+        images = [
+            self._count_image(p, r, m, form, check)
+            for p, r, m in zip(prediction, reference, [None] * len(reference) if mask is None else mask, strict=True)
+        ]
+        return Overlap(*torch.stack(images, dim=1))
+
+    def _form(self, prediction: Tensor, reference: Tensor) -> _Form:
+        for name, x in zip(self.names, (prediction, reference), strict=True):
+            if x.ndim < 3 or x.shape[0] == 0 or x.shape[1] == 0:
+                raise ShapeMismatchError(
+                    f"{name} must have the shape (B, C, spatial...) with at least one image and channel, but has "
+                    f"{tuple(x.shape)}; add the missing axes."
+                )
+        channels = prediction.shape[1]
+        if channels == 1 and self.argmax:
+            raise ShapeMismatchError(
+                f"{self.names[0]} must have one channel per class for argmax=True, but has the shape "
+                f"{tuple(prediction.shape)}; use threshold= for a single channel."
+            )
+        count = self.num_classes or (channels if self.argmax else None)
+        is_map = [count is not None and count > 1 and x.shape[1] == 1 for x in (prediction, reference)]
+        if channels == 1 and self.threshold is not None and is_map[0] and count != 2:
+            raise ShapeMismatchError(
+                f"{self.names[0]} must have {count} channels for threshold= with num_classes={count}, but has the shape "
+                f"{tuple(prediction.shape)}; threshold gives one mask per channel."
+            )
+        expected = {x.shape[1] for x, labels in zip((prediction, reference), is_map, strict=True) if not labels}
+        expected |= set() if count is None else {count}
+        same_voxels = prediction.shape[0] == reference.shape[0] and prediction.shape[2:] == reference.shape[2:]
+        if len(expected) > 1 or not same_voxels:
+            raise ShapeMismatchError(
+                f"{' and '.join(self.names)} must have the same shape, or be label maps (B, 1, spatial...) with num_classes, "
+                f"but are {tuple(prediction.shape)} and {tuple(reference.shape)} with num_classes={self.num_classes}; "
+                + ("give num_classes, or one channel per class." if same_voxels else "crop or resample one of the two.")
+            )
+        return _Form(expected.pop(), self.argmax or is_map[0], is_map[1])
+
+    def _count_image(self, p: Tensor, r: Tensor, mask: Tensor | None, form: _Form, check: bool) -> Tensor:
+        """Counts (3, C) of one image, from (1 or C, spatial...)."""
+        total = torch.zeros(3, form.num_classes, dtype=torch.int64, device=r.device)
+        for tile in _tiles(p.flatten(1), r.flatten(1), None if mask is None else mask.flatten()):
+            total += self._count_tile(*tile, form, check)
+        return total
+
+    def _count_tile(self, p: Tensor, r: Tensor, mask: Tensor | None, form: _Form, check: bool) -> Tensor:
+        num_classes, *is_map = form
+        valid = self._valid(r, mask, check)
+        sides = [
+            self._narrow(x, side, num_classes if is_map[side] else None, valid, check)
+            for side, x in enumerate((self._harden(p, check), r))
+        ]
+        if not any(is_map):
+            return count_masks(*sides)
+        if check and num_classes == 2 and all(is_map):
+            return count_two_classes(sides[0][0], sides[1][0], valid)
+        labels = [
+            _labels(x[0], num_classes, valid) if is_map[side] else _labels_of_masks(x, self.names[side], check)
+            for side, x in enumerate(sides)
+        ]
+        return count_labels(labels[0], labels[1], num_classes)
+
+    def _valid(self, r: Tensor, mask: Tensor | None, check: bool) -> Tensor | None:
+        """Which voxels of a tile count, (n,) bool; None if all do."""
+        if mask is not None and check:
+            check_whole_numbers(mask, None, "mask", ("mark the voxels that count with 1, the others with 0.",) * 2)
+        marked = None if mask is None else mask != 0
+        if self.ignore_index is None:
+            return marked
+        if 0 <= self.ignore_index < r.shape[0] > 1:
+            kept = r[self.ignore_index] == 0
+        else:
+            kept = differs_from(r, self.ignore_index).all(0)
+        return kept if marked is None else kept & marked
+
+    def _harden(self, p: Tensor, check: bool) -> Tensor:
+        if check and (self.argmax or self.threshold is not None):
+            check_no_nan(p, self.names[0])
+        if self.argmax:
+            return largest_channel(p).unsqueeze(0)
+        return p if self.threshold is None else p >= self.threshold
+
+    def _narrow(self, x: Tensor, side: int, num_classes: int | None, valid: Tensor | None, check: bool) -> Tensor:
+        """Labels, or masks where ``num_classes`` is None, in a narrow integer type; 0 where a voxel does not count."""
+        cures = (_LABEL_CURES if num_classes else _MASK_CURES)[side]
+        limit, dtype = num_classes or 2, _small_type(num_classes or 2)
+        if not check:
+            # on the host nobody looks: what is neither class nor mask value becomes "no class"
+            x = torch.where((x >= 0) & (x < limit), x, limit) if num_classes else x != 0
+            return x.to(dtype) if valid is None else torch.where(valid, x, 0).to(dtype)
+        if valid is not None and not holds_whole_numbers(x, limit):
+            x = torch.where(valid, x, 0)  # what is removed may hold anything
+        check_whole_numbers(x, num_classes, self.names[side], cures)
+        return x.to(dtype) if valid is None else x.to(dtype) * valid.to(dtype)
+
+
+_FRACTION_CURE = "give threshold= for masks, or argmax=True for one channel per class"
+# for prediction and reference: what to do about a fraction, and about a value out of range
+_LABEL_CURES = (
+    (f"{_FRACTION_CURE}.", "correct the labels, or raise num_classes."),
+    (
+        "interpolate labels with mode='nearest'.",
+        "correct the labels, or leave these voxels out with ignore_index={value:g}.",
+    ),
+)
+_MASK_CURES = (
+    (f"{_FRACTION_CURE}.", f"{_FRACTION_CURE}, or num_classes for label maps."),
+    (
+        "round it, or interpolate it with mode='nearest'.",
+        "give num_classes for label maps, or leave these voxels out with ignore_index={value:g}.",
+    ),
+)
+
+
+def largest_channel(x: Tensor) -> Tensor:
+    """The first largest of C channels at each voxel, (C, n) to (n,); torch's argmax over channels is slow on a CPU.
+
+    The label is the number of channels before the first that equals the maximum.
+    """
+    if x.device.type != "cpu":
+        return x.argmax(0)
+    largest = x.amax(0)
+    before = torch.ones(x.shape[1], dtype=torch.bool)
+    label = torch.zeros(x.shape[1], dtype=_small_type(len(x)))
+    for channel in x[:-1]:
+        before &= channel != largest
+        label += before
+    return label
+
+
+def count_labels(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
+    """Counts (3, C) of two label maps (n,) with labels 0..C, where C belongs to no class.
+
+    Up to C = 180 they are read off one confusion matrix, a histogram of (C + 1)·prediction + reference.
+    """
+    size = num_classes + 1
+    if size <= LARGEST_TABLE:
+        table = _histogram(torch.add(reference, prediction, alpha=size), size * size).view(size, size)
+        counts = torch.stack([table.diagonal(), table.sum(1), table.sum(0)])
+    else:
+        both = torch.where(prediction == reference, prediction, num_classes)
+        counts = torch.stack([_histogram(x, size) for x in (both, prediction, reference)])
+    return counts[:, :num_classes]
+
+
+def count_two_classes(prediction: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Counts (3, 2) of two label maps (n,) of 0 and 1, which hold 0 where they do not count.
+
+    |A₀| = n − |A₁|, |B₀| = n − |B₁| and I₀ = n − |A₁| − |B₁| + I₁: three sums give the six counts.
+    """
+    ones = count_masks(prediction.unsqueeze(0), reference.unsqueeze(0))
+    n = reference.numel() if valid is None else torch.count_nonzero(valid)
+    zeros = n - ones
+    zeros[0] += ones[0] * 2 - ones[1] - ones[2]
+    return torch.cat([zeros, ones], dim=1)
+
+
+def count_masks(prediction: Tensor, reference: Tensor) -> Tensor:
+    """Counts (3, C) of two stacks of masks (C, n) of 0 and 1."""
+    dtype = torch.int32 if prediction.shape[1] < 2**31 else torch.int64  # int32 sums are the fast ones
+    return torch.stack([x.sum(1, dtype=dtype) for x in (prediction & reference, prediction, reference)])
+
+
+def _histogram(labels: Tensor, size: int) -> Tensor:
+    return torch.bincount(labels, minlength=size) if labels.device.type == "cpu" else scattered_histogram(labels, size)
+
+
+def scattered_histogram(labels: Tensor, size: int) -> Tensor:
+    """How often each of 0..size-1 occurs; on a GPU ``bincount`` would wait for the smallest and the largest label."""
+    one = torch.ones((), dtype=torch.int64, device=labels.device)
+    return labels.new_zeros(size, dtype=torch.int64).scatter_add_(0, labels.long(), one.expand(labels.shape))
+
+
+def _small_type(num_classes: int) -> torch.dtype:
+    return torch.int16 if num_classes < LARGEST_TABLE else torch.int32
+
+
+def _labels(x: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
+    """Labels (n,) with C where a voxel does not count."""
+    return x if valid is None else (x - num_classes) * valid.to(x.dtype) + num_classes
+
+
+def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
+    """One-hot masks (C, n) as labels (n,); a voxel without exactly one class gets C."""
+    num_classes, dtype = len(x), _small_type(len(x))
+    active = x.sum(0, dtype=dtype)
+    if check:
+        check_one_hot(active, name)
+    classes = torch.arange(num_classes, dtype=dtype, device=x.device).unsqueeze(1)
+    return torch.where(active == 1, (x * classes).sum(0, dtype=dtype), num_classes)
+
+
+def _tiles(p: Tensor, r: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    voxels = r.shape[-1]
+    step = TILE if r.device.type == "cpu" else max(voxels, 1)
+    for start in range(0, voxels, step):
+        part = slice(start, start + step)
+        yield signed(p[:, part]), signed(r[:, part]), None if mask is None else signed(mask[part])
+
+
+def _check_mask_shape(mask: Tensor, reference: Tensor) -> None:
+    expected = (reference.shape[0], 1, *reference.shape[2:])
+    if tuple(mask.shape) != expected:
+        raise ShapeMismatchError(
+            f"mask must have the shape {expected}, one value per voxel, but has {tuple(mask.shape)}; "
+            "add the missing axes, or crop it like the images."
+        )

@@ -1,0 +1,234 @@
+"""What all handlers here share: a counting metric that fills an engine's state over an epoch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
+from ignite.metrics.metric import EpochWise, MetricUsage
+from monai.data import MetaTensor, decollate_batch
+from monai.handlers import IgniteMetricHandler
+from monai.utils import ImageMetaKey
+from torch import Tensor
+
+from monai_surrogates.metrics import OverlapMetric
+
+logger = logging.getLogger(__name__)
+
+
+class DetailRows(NamedTuple):
+    """How to read ``engine.state.metric_details[name]``.
+
+    Attributes:
+        labels: the names of the scored classes, its last columns.
+        kept: the rows that count; the others are repeats of an image.
+    """
+
+    labels: tuple[str, ...]
+    kept: list[int]
+
+
+class OverlapHandler(IgniteMetricHandler):
+    """Collects the images of an epoch and puts what their metric says of them into the engine's state.
+
+    Everything in ``engine.state.metrics`` is finite, because MONAI's checkpoint saver would keep a NaN for ever: a score
+    without a defined cell is 0, one warning says so, and the count beside it, ``name/defined``, is 0 too.
+
+    ``engine.state.metric_details`` holds the scores of each image and class, (images, classes), NaN included, for MONAI's
+    MetricsSaver. Column c is class c, so that a background that is not scored is a column of NaN;
+    :class:`~monai_surrogates.handlers.PerImageSaver` leaves it out and writes the names of the classes.
+
+    Under torch.distributed all ranks' images count together; a rank may have none. Samplers repeat images to give each rank
+    equally many: repeats are dropped where the file names are in the meta data, and a log line says how many.
+
+    Args:
+        metric_fn: the metric that collects.
+        output_transform: extracts (prediction, reference), or (prediction, reference, mask), from ``engine.state.output``,
+            such as ``monai.handlers.from_engine(["pred", "label"])``. References (B, spatial...) are read as (B, 1, spatial...).
+        save_details: fill ``engine.state.metric_details``.
+        drop_repeats: count an image once that several ranks, or one rank of several, have scored.
+
+    Raises:
+        NotComputableError: the epoch ended without a single image on any rank.
+    """
+
+    metric_fn: OverlapMetric
+
+    def __init__(
+        self,
+        metric_fn: OverlapMetric,
+        output_transform: Callable[[Any], Any] = lambda x: x,
+        save_details: bool = True,
+        drop_repeats: bool = True,
+    ) -> None:
+        if not isinstance(metric_fn, OverlapMetric):
+            raise TypeError(f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}.")
+        self.drop_repeats = drop_repeats
+        self._images: list[str] = []
+        self._readings: dict[str, Any] = {}
+        self._rows: dict[str, Tensor] = {}
+        self._kept: list[int] = []
+        self._warned = False
+        super().__init__(metric_fn=metric_fn, output_transform=output_transform, save_details=save_details)
+        self._check_labels()
+
+    @abstractmethod
+    def readings(self) -> dict[str, float | Tensor]:
+        """What goes into ``engine.state.metrics``: the score under ``""``, all else under what follows ``name/``."""
+
+    @abstractmethod
+    def details(self) -> dict[str, Tensor]:
+        """Scores of the images and classes, (images, classes), under what follows the name."""
+
+    @abstractmethod
+    def reserved(self) -> set[str]:
+        """What readings are called that are not of a class."""
+
+    def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008 - Ignite's default
+        """Score an engine's output.
+
+        Args:
+            engine: a MONAI engine or a bare Ignite one.
+            name: what the score is called in ``engine.state.metrics``.
+            usage: Ignite's: after which event the score starts anew and is computed; each epoch by default.
+        """
+        # MONAI's attach drops Ignite's usage, so this is what it does with it.
+        super(IgniteMetricHandler, self).attach(engine, name, usage)
+        self._engine, self._name = engine, name
+        for table in ("metric_details", "metric_rows"):
+            if self.save_details and not hasattr(engine.state, table):
+                setattr(engine.state, table, {})
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._images = []
+
+    def update(self, output: Sequence[Any]) -> None:
+        """Score one batch: (prediction, reference) or (prediction, reference, mask), tensors or lists of images."""
+        if len(output) not in (2, 3):
+            raise ValueError(
+                f"output must have length 2 or 3, prediction, reference and perhaps a mask, but has {len(output)}; "
+                "choose them by output_transform."
+            )
+        prediction, reference, *mask = output
+        if isinstance(prediction, Tensor) and isinstance(reference, Tensor) and reference.ndim == prediction.ndim - 1:
+            reference = reference.unsqueeze(1)
+        self.metric_fn(prediction, reference, **({"mask": mask[0]} if mask else {}))
+        self._is_reduced = False
+        self._images += image_names(prediction, reference)
+
+    def compute(self) -> float | Tensor:
+        """The score of all images so far on all ranks, 0 where none is defined."""
+        rows = self.metric_fn.get_buffer()  # on every rank, also on one without an image, or the others would wait for ever
+        if rows is None or len(rows) == 0:
+            raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
+        self._rows = self.details()
+        self._kept = self._first_of_each(len(rows))
+        self.metric_fn.select(self._kept)
+        self._readings = self._finite(self.readings())
+        self._is_reduced = True
+        score: float | Tensor = self._readings[""]
+        return score
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Fill ``engine.state.metrics`` and ``engine.state.metric_details``."""
+        super().completed(engine, name)
+        engine.state.metrics.update({f"{name}/{what}": value for what, value in self._readings.items() if what})
+        if self.save_details:
+            for what, rows in self._rows.items():
+                engine.state.metric_details[name + what] = self._by_class_id(rows)
+                engine.state.metric_rows[name + what] = DetailRows(self.metric_fn.class_labels, self._kept)
+
+    def state_dict(self) -> OrderedDict[str, Any]:
+        """The images so far, each rank's apart, so that an epoch may go on where a checkpoint was written."""
+        own = {"rows": self.metric_fn.collected(), "images": self._images}
+        return OrderedDict(per_rank=idist.all_gather(own) if idist.get_world_size() > 1 else [own])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave, on as many ranks.
+
+        Raises:
+            ValueError: another number of ranks.
+        """
+        per_rank = state_dict["per_rank"]
+        if len(per_rank) != idist.get_world_size():
+            raise ValueError(
+                f"state_dict must be of {idist.get_world_size()} processes, as there are now, but is of {len(per_rank)}; "
+                "resume with as many."
+            )
+        own = per_rank[idist.get_rank()]
+        self.reset()
+        if own["rows"] is not None:
+            self.metric_fn.extend(own["rows"])
+        self._images = list(own["images"])
+
+    def _check_labels(self) -> None:
+        labels = self.metric_fn.given_labels or ()
+        taken = sorted(set(labels) & self.reserved())
+        if taken:
+            raise ValueError(f"class_labels must not be {', '.join(taken)}, which the handler writes itself; rename them.")
+
+    def _first_of_each(self, rows: int) -> list[int]:
+        """The rows that count; only several ranks repeat images to be even."""
+        if not self.drop_repeats or idist.get_world_size() == 1:
+            return list(range(rows))
+        images = [name for names in idist.all_gather(self._images) for name in names]
+        kept = list({name or str(row): row for row, name in reversed(list(enumerate(images)))}.values())[::-1]
+        if len(kept) < rows and idist.get_rank() == 0:
+            logger.info(
+                "%s: dropped %d repeats among %d images.", self._name or type(self).__name__, rows - len(kept), rows
+            )
+        return kept
+
+    def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
+        values = {what: torch.as_tensor(value) for what, value in readings.items()}
+        undefined = values[""].isnan()
+        if not self._warned and bool(undefined.any()):
+            self._warned = True
+            what = "no image has a defined score" if bool(undefined.all()) else "some of the scores are undefined"
+            warnings.warn(
+                f"{self._name or type(self).__name__}: {what} (empty references, "
+                f"empty={self.metric_fn.empty!r}); reported as 0.",
+                stacklevel=2,
+            )
+        return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}
+
+    def _by_class_id(self, rows: Tensor) -> Tensor:
+        """(images, scored classes) with a column of NaN in front for a background that is not scored."""
+        first = self.metric_fn.first_class
+        return torch.cat([rows.new_full((len(rows), first), torch.nan), rows], dim=1)
+
+
+def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:
+    """File and patch of each image of a batch, from the first side whose meta data know them; ``""`` where none does."""
+    of_sides = [[_name(meta) for meta in _metas(side)] for side in sides]
+    return [next(filter(None, names), "") for names in zip(*of_sides, strict=True)]
+
+
+def _metas(images: Tensor | Sequence[Tensor]) -> list[Mapping[str, Any]]:
+    if isinstance(images, MetaTensor) and images.is_batch:
+        images = decollate_batch(images)
+    elif isinstance(images, MetaTensor) and len(images) == 1:  # Ignite has unrolled a list
+        return [images.meta]
+    elif isinstance(images, Tensor):
+        return [{}] * len(images)
+    return [image.meta if isinstance(image, MetaTensor) else {} for image in images]
+
+
+def _name(meta: Mapping[str, Any]) -> str:
+    file = meta.get(ImageMetaKey.FILENAME_OR_OBJ)
+    return f"{file}, patch {meta.get(ImageMetaKey.PATCH_INDEX)}" if isinstance(file, str) and file else ""
+
+
+def _plain(value: Tensor) -> float | Tensor:
+    value = value.squeeze().cpu()
+    return value.item() if value.ndim == 0 else value

@@ -1,0 +1,166 @@
+"""What all metrics here share: one door for predictions and references, and buffers that are gathered over ranks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import ignite.distributed as idist
+import torch
+from monai.metrics import CumulativeIterationMetric
+from monai.utils import evenly_divisible_all_gather
+from torch import Tensor
+
+from monai_surrogates.core import Overlap, OverlapCounter, ShapeMismatchError
+from monai_surrogates.core.scores import choose_empty_rule
+
+
+class OverlapMetric(CumulativeIterationMetric):
+    """Counts the overlap of every image and collects what :meth:`cells` makes of it, one row per image.
+
+    Call it with a prediction and a reference, and ``mask=`` where voxels shall not count, in any form that
+    :func:`~monai_surrogates.core.hard_overlap` takes: label maps (B, 1, spatial...) with ``num_classes``, masks
+    (B, C, spatial...), probabilities or logits with ``argmax`` or ``threshold``, or lists of images (1 or C, spatial...) of any
+    size. It returns the rows of the batch. A call that fails leaves what was collected as it was.
+
+    Under torch.distributed, ``aggregate``, ``get_buffer`` and ``len`` gather the rows of all ranks, so that every rank must
+    call them; ranks may have any number of images, none included.
+
+    Args:
+        include_background: whether channel 0 is scored; a single channel always is.
+        num_classes: C, needed for label maps unless ``argmax`` tells it.
+        threshold: values of the prediction from here on are 1, the others 0.
+        argmax: each voxel belongs to the largest channel of the prediction.
+        ignore_index: label of the voxels to leave out; see :func:`~monai_surrogates.core.hard_overlap`.
+        empty: what a class scores that the reference lacks: ``"ignore"`` (the default), ``"score"`` or ``"both"``; see
+            :func:`~monai_surrogates.core.scores.apply_empty_rule`.
+        ignore_empty: MONAI's name for it: True is ``"ignore"``, False is ``"score"``.
+        class_labels: a name for each scored class; C names serve where the background is left out, too.
+
+    Raises:
+        ValueError: settings that contradict each other; then, at a call, labels out of range or with fractions, masks of other
+            values than 0 and 1, two classes in one voxel.
+        ShapeMismatchError: prediction and reference of different shape, or another number of classes than before.
+    """
+
+    _synced: bool
+
+    def __init__(
+        self,
+        *,
+        include_background: bool = True,
+        num_classes: int | None = None,
+        threshold: float | None = None,
+        argmax: bool = False,
+        ignore_index: int | None = None,
+        empty: str | None = None,
+        ignore_empty: bool | None = None,
+        class_labels: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self._count = OverlapCounter(num_classes, threshold, argmax, ignore_index, names=("y_pred", "y"))
+        self._checked = False
+        self.include_background = include_background
+        self.num_classes = num_classes
+        self.empty = choose_empty_rule(empty, ignore_empty)
+        self.given_labels = None if class_labels is None else tuple(class_labels)
+        if self.given_labels is not None and len(set(self.given_labels)) < len(self.given_labels):
+            raise ValueError(f"class_labels must differ from each other, but are {list(self.given_labels)}.")
+        if num_classes is not None:
+            self._labels_of(self._scored(num_classes))
+
+    @abstractmethod
+    def cells(self, overlap: Overlap) -> Tensor:
+        """What the buffer keeps of the counts (images, classes): (images, classes, ...)."""
+
+    @property
+    def class_labels(self) -> tuple[str, ...]:
+        """The names of the scored classes, ``class1`` and so on where none were given."""
+        return self._labels_of(self._rows().shape[1])
+
+    @property
+    def first_class(self) -> int:
+        """The id of the first scored class; a single channel without background is class 1."""
+        return int(not self.include_background)
+
+    def collected(self) -> Tensor | None:
+        """The rows of this process alone, None without an image."""
+        return None if self._buffers is None else torch.stack(self._buffers[0])
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Leave only these of the gathered rows, until the next image or :meth:`reset`."""
+        self._synced_tensors = [self._rows()[list(rows)]]
+
+    def _scored(self, num_classes: int) -> int:
+        return num_classes if self.include_background else max(num_classes - 1, 1)
+
+    def _labels_of(self, scored: int) -> tuple[str, ...]:
+        """The names of so many scored classes."""
+        if self.given_labels is None:
+            return tuple(f"class{self.first_class + number}" for number in range(scored))
+        if len(self.given_labels) not in (scored, scored + self.first_class):
+            raise ValueError(
+                f"class_labels must name the {scored} scored classes, but holds {len(self.given_labels)} names: "
+                f"{list(self.given_labels)}."
+            )
+        return self.given_labels[-scored:]
+
+    def _compute_list(
+        self, y_pred: Sequence[Tensor], y: Sequence[Tensor] | None = None, mask: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        return self._compute(y_pred, y, mask)
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        return self._compute(y_pred, y, mask)
+
+    def _compute(
+        self,
+        y_pred: Tensor | Sequence[Tensor],
+        y: Tensor | Sequence[Tensor] | None,
+        mask: Tensor | Sequence[Tensor] | None,
+    ) -> Tensor:
+        if y is None:
+            raise ValueError("y, the reference, must be given as a tensor or a list of tensors.")
+        overlap = self._count(y_pred, y, mask, check=self._checks(y))
+        if not self.include_background and overlap.reference.shape[1] > 1:
+            overlap = Overlap(*(counts[:, 1:] for counts in overlap))
+        scored = overlap.reference.shape[1]
+        self._labels_of(scored)
+        if self._buffers is not None and scored != len(self._buffers[0][0]):
+            raise ShapeMismatchError(
+                f"y_pred and y have {scored} scored channels, but {len(self._buffers[0][0])} were scored so far; "
+                "use one metric per number of classes, or reset this one."
+            )
+        self._checked = True
+        return self.cells(overlap)
+
+    def _checks(self, y: Tensor | Sequence[Tensor]) -> bool:
+        """Values are checked on the CPU always, on a GPU at the first call, and never where there are none (meta)."""
+        devices = {x.device.type for x in (y if isinstance(y, list | tuple) else [y]) if isinstance(x, Tensor)}
+        return "meta" not in devices and (devices <= {"cpu"} or not self._checked)
+
+    def _rows(self) -> Tensor:
+        rows = self.get_buffer()
+        if not isinstance(rows, Tensor):
+            raise ValueError("there is nothing to aggregate; call the metric on at least one batch first.")
+        return rows
+
+    def _sync(self) -> None:
+        """Gather the rows of all ranks; one without an image takes part, or the others would wait for it for ever.
+
+        Raises:
+            ShapeMismatchError: ranks that scored different numbers of classes.
+        """
+        if self._synced or idist.get_world_size() == 1:
+            super()._sync()
+            return
+        own = None if self._buffers is None else len(self._buffers[0][0])
+        scored = set(idist.all_gather(own or 0)) - {0}
+        if len(scored) > 1:
+            raise ShapeMismatchError(f"the ranks scored different numbers of classes: {sorted(scored)}.")
+        if own is None and scored:
+            empty = torch.zeros(0, scored.pop(), dtype=torch.int64)
+            rows = self.cells(Overlap(empty, empty, empty))
+            self._synced_tensors, self._synced = [evenly_divisible_all_gather(rows)], True
+            return
+        super()._sync()
