@@ -7,11 +7,11 @@ import warnings
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
 from ignite.metrics.metric import EpochWise, MetricUsage
 from monai.data import MetaTensor, decollate_batch
@@ -19,21 +19,10 @@ from monai.handlers import IgniteMetricHandler
 from monai.utils import ImageMetaKey
 from torch import Tensor
 
+from monai_surrogates.handlers.csv_names import name_classes
 from monai_surrogates.metrics import OverlapMetric
 
 logger = logging.getLogger(__name__)
-
-
-class DetailRows(NamedTuple):
-    """How to read ``engine.state.metric_details[name]``.
-
-    Attributes:
-        labels: the names of the scored classes, its last columns.
-        kept: the rows that count; the others are repeats of an image.
-    """
-
-    labels: tuple[str, ...]
-    kept: list[int]
 
 
 class OverlapHandler(IgniteMetricHandler):
@@ -42,17 +31,18 @@ class OverlapHandler(IgniteMetricHandler):
     Everything in ``engine.state.metrics`` is finite, because MONAI's checkpoint saver would keep a NaN for ever: a score
     without a defined cell is 0, one warning says so, and the count beside it, ``name/defined``, is 0 too.
 
-    ``engine.state.metric_details`` holds the scores of each image and class, (images, classes), NaN included, for MONAI's
-    MetricsSaver. Column c is class c, so that a background that is not scored is a column of NaN;
-    :class:`~monai_surrogates.handlers.PerImageSaver` leaves it out and writes the names of the classes.
+    ``engine.state.metric_details`` holds the scores of each image and scored class, (images, classes), NaN included. The files
+    that MONAI's MetricsSaver makes of it get the names of the classes as heads.
 
     Under torch.distributed all ranks' images count together; a rank may have none. Samplers repeat images to give each rank
-    equally many: repeats are dropped where the file names are in the meta data, and a log line says how many.
+    equally many: repeats are dropped where the file names are in the meta data, and a log line says how many. The details
+    keep them, because MetricsSaver puts a file name to each row.
 
     Args:
         metric_fn: the metric that collects.
         output_transform: extracts (prediction, reference), or (prediction, reference, mask), from ``engine.state.output``,
-            such as ``monai.handlers.from_engine(["pred", "label"])``. References (B, spatial...) are read as (B, 1, spatial...).
+            such as ``monai.handlers.from_engine(["pred", "label"])``. A reference (B, spatial...) is read as
+            (B, 1, spatial...).
         save_details: fill ``engine.state.metric_details``.
         drop_repeats: count an image once that several ranks, or one rank of several, have scored.
 
@@ -70,12 +60,14 @@ class OverlapHandler(IgniteMetricHandler):
         drop_repeats: bool = True,
     ) -> None:
         if not isinstance(metric_fn, OverlapMetric):
-            raise TypeError(f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}.")
+            raise TypeError(
+                f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}."
+            )
         self.drop_repeats = drop_repeats
         self._images: list[str] = []
         self._readings: dict[str, Any] = {}
-        self._rows: dict[str, Tensor] = {}
-        self._kept: list[int] = []
+        self._details: dict[str, Tensor] = {}
+        self._filled: set[str] = set()  # what engine.state.metric_details got from here
         self._warned = False
         super().__init__(metric_fn=metric_fn, output_transform=output_transform, save_details=save_details)
         self._check_labels()
@@ -103,9 +95,18 @@ class OverlapHandler(IgniteMetricHandler):
         # MONAI's attach drops Ignite's usage, so this is what it does with it.
         super(IgniteMetricHandler, self).attach(engine, name, usage)
         self._engine, self._name = engine, name
-        for table in ("metric_details", "metric_rows"):
-            if self.save_details and not hasattr(engine.state, table):
-                setattr(engine.state, table, {})
+        if self.save_details and not hasattr(engine.state, "metric_details"):
+            engine.state.metric_details = {}
+
+    def started(self, engine: Engine) -> None:
+        """Begin an epoch. Handlers of its end that come from here run after those that a MetricsSaver was attached with."""
+        super().started(engine)
+        if self.save_details and not engine.has_event_handler(self._name_classes, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._name_classes)
+
+    def _name_classes(self, engine: Engine) -> None:
+        for name in self._filled:
+            name_classes(engine, name, self.metric_fn.class_labels)
 
     def reset(self) -> None:
         """Forget all images."""
@@ -128,12 +129,13 @@ class OverlapHandler(IgniteMetricHandler):
 
     def compute(self) -> float | Tensor:
         """The score of all images so far on all ranks, 0 where none is defined."""
-        rows = self.metric_fn.get_buffer()  # on every rank, also on one without an image, or the others would wait for ever
+        rows = (
+            self.metric_fn.get_buffer()
+        )  # on every rank, also on one without an image, or the others would wait for ever
         if rows is None or len(rows) == 0:
             raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
-        self._rows = self.details()
-        self._kept = self._first_of_each(len(rows))
-        self.metric_fn.select(self._kept)
+        self._details = self.details()
+        self.metric_fn.select(self._first_of_each(len(rows)))
         self._readings = self._finite(self.readings())
         self._is_reduced = True
         score: float | Tensor = self._readings[""]
@@ -144,9 +146,9 @@ class OverlapHandler(IgniteMetricHandler):
         super().completed(engine, name)
         engine.state.metrics.update({f"{name}/{what}": value for what, value in self._readings.items() if what})
         if self.save_details:
-            for what, rows in self._rows.items():
-                engine.state.metric_details[name + what] = self._by_class_id(rows)
-                engine.state.metric_rows[name + what] = DetailRows(self.metric_fn.class_labels, self._kept)
+            filled = {name + what: cells for what, cells in self._details.items()}
+            engine.state.metric_details.update(filled)
+            self._filled |= filled.keys()
 
     def state_dict(self) -> OrderedDict[str, Any]:
         """The images so far, each rank's apart, so that an epoch may go on where a checkpoint was written."""
@@ -175,7 +177,9 @@ class OverlapHandler(IgniteMetricHandler):
         labels = self.metric_fn.given_labels or ()
         taken = sorted(set(labels) & self.reserved())
         if taken:
-            raise ValueError(f"class_labels must not be {', '.join(taken)}, which the handler writes itself; rename them.")
+            raise ValueError(
+                f"class_labels must not be {', '.join(taken)}, which the handler writes itself; rename them."
+            )
 
     def _first_of_each(self, rows: int) -> list[int]:
         """The rows that count; only several ranks repeat images to be even."""
@@ -201,11 +205,6 @@ class OverlapHandler(IgniteMetricHandler):
                 stacklevel=2,
             )
         return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}
-
-    def _by_class_id(self, rows: Tensor) -> Tensor:
-        """(images, scored classes) with a column of NaN in front for a background that is not scored."""
-        first = self.metric_fn.first_class
-        return torch.cat([rows.new_full((len(rows), first), torch.nan), rows], dim=1)
 
 
 def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:

@@ -423,8 +423,8 @@ def test_two_different_rules_are_refused(ignore_empty, empty):
         (True, ["background", "liver", "tumour"], ("background", "liver", "tumour")),
         (False, ["liver", "tumour"], ("liver", "tumour")),
         (False, ["background", "liver", "tumour"], ("liver", "tumour")),
-        (True, None, ("class_0", "class_1", "class_2")),
-        (False, None, ("class_1", "class_2")),
+        (True, None, ("class0", "class1", "class2")),
+        (False, None, ("class1", "class2")),
     ],
 )
 def test_classes_have_names(batch, include_background, names, scored):
@@ -436,9 +436,7 @@ def test_classes_have_names(batch, include_background, names, scored):
 
 def test_wrong_names_are_refused_as_soon_as_the_number_of_classes_is_known(batch):
     wrong = {"include_background": False, "class_labels": ["liver"]}
-    with pytest.raises(
-        ValueError, match=r"class_labels must name the 2 scored classes, but holds 1 names: \['liver'\]"
-    ):
+    with pytest.raises(ValueError, match=r"class_labels must name the 2 scored classes, but holds 1 names: \['liver'\]"):
         PerImageDiceMetric(num_classes=3, **wrong)
     metric = PerImageDiceMetric(**wrong)
     with pytest.raises(ValueError, match="class_labels must name the 2 scored classes"):

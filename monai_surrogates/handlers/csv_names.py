@@ -1,0 +1,47 @@
+"""Class names in the files of MONAI's MetricsSaver, which heads the columns class0, class1 and so on whatever they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.handlers import MetricsSaver
+
+
+def name_classes(engine: Engine, metric: str, labels: Sequence[str]) -> None:
+    """Write the names of the classes over those that the engine's MetricsSavers gave the columns of a metric.
+
+    MetricsSaver has no argument for them, and its files are written by now.
+
+    Args:
+        engine: the engine whose epoch is complete.
+        metric: the metric's name in ``engine.state.metric_details``.
+        labels: one name for each column.
+    """
+    for saver in _savers(engine):
+        if idist.get_rank() == saver.save_rank:
+            folder = Path(saver.save_dir)
+            _replace_words(folder / f"{metric}_raw.csv", saver.deli, labels, rows=False)
+            _replace_words(folder / f"{metric}_summary.csv", saver.deli, labels, rows=True)
+
+
+def _savers(engine: Engine) -> list[MetricsSaver]:
+    # Ignite has no public list of an engine's handlers.
+    attached = getattr(engine, "_event_handlers", {}).get(Events.EPOCH_COMPLETED, [])
+    return [handler for handler, *_ in attached if isinstance(handler, MetricsSaver)]
+
+
+def _replace_words(file: Path, delimiter: str, labels: Sequence[str], rows: bool) -> None:
+    """In the head of the columns, or of the ``rows``, MetricsSaver's names become ours."""
+    if not file.is_file():
+        return
+    lines = file.read_text(encoding="utf-8").split("\n")
+    names = {f"class{number}": label for number, label in enumerate(labels)}
+    if rows:
+        table = [line.split(delimiter) for line in lines[1:]]
+        lines[1:] = [delimiter.join([names.get(first, first), *rest]) for first, *rest in table]
+    else:
+        lines[0] = delimiter.join(names.get(word, word) for word in lines[0].split(delimiter))
+    file.write_text("\n".join(lines), encoding="utf-8")
