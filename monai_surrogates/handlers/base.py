@@ -195,13 +195,17 @@ class OverlapHandler(IgniteMetricHandler):
 
     def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
         values = {what: torch.as_tensor(value) for what, value in readings.items()}
-        undefined = values[""].isnan()
-        if not self._warned and bool(undefined.any()):
+        undefined = [what for what, value in values.items() if bool(value.isnan().any())]
+        if undefined and not self._warned:
             self._warned = True
-            what = "no image has a defined score" if bool(undefined.all()) else "some of the scores are undefined"
+            none = bool(values[""].isnan().all())
+            of = ", ".join(what for what in undefined if what in self.metric_fn.class_labels)
+            found = (
+                "no image has a defined score" if none else "some of the scores are undefined" + (of and f", of {of}")
+            )
             warnings.warn(
-                f"{self._name or type(self).__name__}: {what} (empty references, "
-                f"empty={self.metric_fn.empty!r}); reported as 0.",
+                f"{self._name or type(self).__name__}: {found} (empty references, empty={self.metric_fn.empty!r}); "
+                "reported as 0.",
                 stacklevel=2,
             )
         return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}

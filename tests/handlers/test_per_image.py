@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import warnings
+from math import nan
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from ignite.handlers import EarlyStopping, ProgressBar
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver, MetricsSaver, ValidationHandler, from_engine, stopping_fn_from_metric
+from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted
 
 from monai_surrogates.core import ShapeMismatchError
-from monai_surrogates.handlers import PerImageDice, PerImageIoU
+from monai_surrogates.handlers import PerImageDice, PerImageHandler, PerImageIoU, PerImageSummary
+from monai_surrogates.metrics import PerImageIoUMetric
 
 HANDLERS = {"dice": PerImageDice, "iou": PerImageIoU}
 
@@ -157,6 +160,126 @@ def test_without_an_engine_it_is_an_ignite_metric():
     assert handler.compute() == 1
 
 
+# Arguments, classes and usages
+
+THREE = {  # label maps of three classes (prediction, reference)
+    "a": ([[0, 1], [2, 2]], [[0, 1], [1, 2]]),
+    "b": ([[1, 1], [0, 0]], [[1, 0], [0, 0]]),  # without class 2
+}
+
+
+def three_classes(*images: str) -> tuple[torch.Tensor, torch.Tensor]:
+    prediction, reference = zip(*(THREE[image] for image in images), strict=True)
+    return torch.tensor(prediction).unsqueeze(1), torch.tensor(reference).unsqueeze(1)
+
+
+def test_each_class_has_its_mean_and_its_count_under_its_name():
+    engine = Engine(lambda engine, batch: batch)
+    arguments = {"num_classes": 3, "include_background": False, "class_labels": ["liver", "tumour"]}
+    PerImageDice(**arguments).attach(engine, "dice")
+    PerImageIoU(**arguments).attach(engine, "iou")
+    metrics = engine.run([three_classes("a"), three_classes("b")]).metrics
+    assert metrics["dice/liver"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert (metrics["dice/tumour"], metrics["dice/tumour/defined"]) == (pytest.approx(2 / 3), 1)
+    assert metrics["iou/liver"] == pytest.approx(1 / 2)
+    assert (metrics["iou/liver/defined"], metrics["iou"], metrics["iou/defined"]) == (2, pytest.approx(1 / 2), 2)
+
+
+def test_a_class_that_no_reference_holds_is_0_with_one_warning_that_names_it():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice(num_classes=3, include_background=False, class_labels=["liver", "tumour"]).attach(engine, "dice")
+    with pytest.warns(UserWarning, match="dice: some of the scores are undefined, of tumour") as caught:
+        metrics = engine.run([three_classes("b")], max_epochs=2).metrics
+    assert len(caught) == 1
+    assert (metrics["dice/tumour"], metrics["dice/tumour/defined"]) == (0, 0)
+
+
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU])
+def test_a_class_must_not_be_called_what_the_handler_writes_itself(handler):
+    with pytest.raises(ValueError, match="class_labels must not be defined, which the handler writes itself"):
+        handler(num_classes=2, class_labels=["background", "defined"])
+
+
+def test_every_argument_of_the_metric_is_reached():
+    logits = torch.tensor([[[[3.0, 1, -1, -2]], [[-3.0, -1, 1, 2]]]])
+    reference = torch.tensor([[[[0, 1, 1, 255]]]])
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice(argmax=True, ignore_index=255, include_background=False).attach(engine, "argmax")
+    PerImageIoU(threshold=0, ignore_index=255, num_classes=2, include_background=False).attach(engine, "threshold")
+    PerImageDice(argmax=True, ignore_index=255, ignore_empty=False, reduction="sum").attach(engine, "empty")
+    metrics = engine.run([(logits, reference)]).metrics
+    assert metrics["argmax"] == pytest.approx(2 / 3)
+    assert metrics["threshold"] == pytest.approx(1 / 2)
+    assert metrics["empty"] == pytest.approx(2 / 3 + 2 / 3)
+
+
+def test_a_mask_in_the_output_leaves_voxels_out():
+    prediction, reference = pair("half")
+    mask = torch.tensor([[[[1, 0], [1, 1]]]])
+    assert bare_engine("dice").run([(prediction, reference, mask)]).metrics["dice"] == 1
+
+
+def test_usage_chooses_when_a_score_is_computed():
+    engine, seen = Engine(lambda engine, batch: batch), []
+    foreground("dice").attach(engine, "dice", usage="batch_wise")
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.metrics["dice"]))
+    engine.run([pair("half"), pair("perfect", "missed")])
+    assert seen == pytest.approx([2 / 3, 1 / 2])
+
+
+def test_an_epoch_goes_on_from_the_state_that_a_checkpoint_holds(tmp_path):
+    first, second = foreground("iou"), foreground("iou")
+    first.update(pair("half", "perfect"))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for handler in (first, second):
+        handler.update(pair("missed"))
+    assert second.compute() == first.compute() == pytest.approx(1 / 2)
+    empty = foreground("iou")
+    empty.load_state_dict(foreground("iou").state_dict())
+    with pytest.raises(NotComputableError):
+        empty.compute()
+
+
+def test_a_state_of_more_processes_is_refused():
+    state = foreground("dice").state_dict()
+    state["per_rank"] = state["per_rank"] * 2
+    with pytest.raises(ValueError, match="must be of 1 processes, as there are now, but is of 2"):
+        foreground("dice").load_state_dict(state)
+
+
+def test_any_of_our_metrics_can_be_handled_and_no_other():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageHandler(PerImageIoUMetric(num_classes=2, include_background=False)).attach(engine, "iou")
+    assert engine.run([pair("half")]).metrics["iou"] == pytest.approx(1 / 2)
+    with pytest.raises(TypeError, match=r"metric_fn must be a metric of monai_surrogates.metrics, but is DiceMetric"):
+        PerImageHandler(DiceMetric())
+
+
+# All scores from one count
+
+
+def test_a_summary_holds_every_score_of_the_count():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageSummary(num_classes=3, include_background=False, class_labels=["liver", "tumour"], score="iou").attach(
+        engine, "scores"
+    )
+    state = engine.run([three_classes("a"), three_classes("b")])
+    metrics = state.metrics
+    assert (metrics["scores"], metrics["scores/defined"]) == (pytest.approx(1 / 2), 2)
+    assert metrics["scores/pooled_dice"] == pytest.approx((4 / 6 + 2 / 3) / 2)
+    assert metrics["scores/liver/precision"] == pytest.approx((1 + 1 / 2) / 2)
+    assert metrics["scores/tumour/recall"] == 1
+    assert metrics["scores/tumour/defined_recall"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert state.metric_details["scores_recall"].flatten().tolist() == pytest.approx([1 / 2, 1, 1, nan], nan_ok=True)
+
+
+def test_a_summary_of_an_unknown_score_is_refused():
+    with pytest.raises(ValueError, match="score must be one of dice, iou, precision"):
+        PerImageSummary(score="hausdorff")
+
+
 # No score to give
 
 
@@ -180,7 +303,7 @@ def test_without_a_defined_cell_the_metric_is_0_and_one_warning_says_so(name):
     assert [str(w.message) for w in caught] == [
         f"{name}: no image has a defined score (empty references, empty='ignore'); reported as 0."
     ]
-    assert state.metrics == {name: 0, f"{name}/defined": 0}
+    assert state.metrics == {name: 0, f"{name}/defined": 0, f"{name}/class1": 0, f"{name}/class1/defined": 0}
     assert state.metric_details[name].isnan().all()
 
 
@@ -190,7 +313,8 @@ BAD_OUTPUTS = {
     "another shape": (lambda p, r: (p, r.squeeze(1)[..., :1]), ShapeMismatchError, "must have the same shape"),
     "label out of range": (lambda p, r: (p, 2 * r), ValueError, "y holds the label 2, but 2 classes allow 0 to 1"),
     "label with a fraction": (lambda p, r: (p / 2, r), ValueError, "y_pred must hold whole-number labels, but holds 0.5"),
-    "three parts": (lambda p, r: (p, r, r), ValueError, "output must have length 2, got 3"),
+    "four parts": (lambda p, r: (p, r, r, r), ValueError, r"output must have length 2 or 3, .* but has 4"),
+    "a mask of another shape": (lambda p, r: (p, r, r[:1]), ShapeMismatchError, "mask must have the shape"),
     "lists of different length": (lambda p, r: (list(p), list(r)[:1]), ValueError, "2 items of the same length"),
 }  # fmt: skip
 
@@ -302,8 +426,12 @@ def test_a_monai_evaluator_scores_decollated_output():
     assert evaluator.state.metrics == {
         "val_dice": pytest.approx(mean_score("dice", *images), abs=1e-7),
         "val_dice/defined": 3,
+        "val_dice/class1": pytest.approx(mean_score("dice", *images), abs=1e-7),
+        "val_dice/class1/defined": 3,
         "val_iou": pytest.approx(mean_score("iou", *images), abs=1e-7),
         "val_iou/defined": 3,
+        "val_iou/class1": pytest.approx(mean_score("iou", *images), abs=1e-7),
+        "val_iou/class1/defined": 3,
     }
     assert evaluator.state.key_metric_name == "val_dice"
     assert evaluator.state.best_metric == evaluator.state.metrics["val_dice"]
@@ -358,6 +486,24 @@ def test_the_best_checkpoint_stays_and_an_epoch_without_a_score_cannot_take_its_
     assert [m["val_dice/defined"] for m in metrics] == [0 if image == "empty" else 1 for image in of_epoch]
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"].item() == best
     assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (1, best)
+
+
+@pytest.mark.parametrize("name", ["dice", "scores"])
+def test_metrics_saver_names_the_classes(tmp_path, name):
+    engine = Engine(lambda engine, batch: batch)
+    arguments = {"num_classes": 3, "include_background": False, "class_labels": ["liver", "tumour"]}
+    handler = PerImageDice(**arguments) if name == "dice" else PerImageSummary(**arguments)
+    handler.attach(engine, name)
+    MetricsSaver(str(tmp_path), metric_details="*", batch_transform=lambda batch: [], summary_ops=["mean"]).attach(
+        engine
+    )
+    engine.run([three_classes("a"), three_classes("b")], max_epochs=2)
+    stem = "dice" if name == "dice" else "scores_dice"
+    assert (tmp_path / f"{stem}_raw.csv").read_text() == (
+        "filename,liver,tumour,mean\n0,0.6667,0.6667,0.6667\n1,0.6667,nan,0.6667\n"
+    )
+    summary = (tmp_path / f"{stem}_summary.csv").read_text().split()
+    assert summary == ["class,mean", "liver,0.6667", "tumour,0.6667", "mean,0.6667"]
 
 
 def test_tensorboard_shows_the_score_and_its_count(tmp_path):

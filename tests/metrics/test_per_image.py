@@ -436,7 +436,9 @@ def test_classes_have_names(batch, include_background, names, scored):
 
 def test_wrong_names_are_refused_as_soon_as_the_number_of_classes_is_known(batch):
     wrong = {"include_background": False, "class_labels": ["liver"]}
-    with pytest.raises(ValueError, match=r"class_labels must name the 2 scored classes, but holds 1 names: \['liver'\]"):
+    with pytest.raises(
+        ValueError, match=r"class_labels must name the 2 scored classes, but holds 1 names: \['liver'\]"
+    ):
         PerImageDiceMetric(num_classes=3, **wrong)
     metric = PerImageDiceMetric(**wrong)
     with pytest.raises(ValueError, match="class_labels must name the 2 scored classes"):
