@@ -199,12 +199,10 @@ class OverlapHandler(IgniteMetricHandler):
         if undefined and not self._warned:
             self._warned = True
             none = bool(values[""].isnan().all())
-            of = ", ".join(what for what in undefined if what in self.metric_fn.class_labels)
-            found = (
-                "no image has a defined score" if none else "some of the scores are undefined" + (of and f", of {of}")
-            )
+            found = "no image has a defined score" if none else "some of the scores are undefined"
+            classes = "" if none else "".join(f"{what}, " for what in undefined if what in self.metric_fn.class_labels)
             warnings.warn(
-                f"{self._name or type(self).__name__}: {found} (empty references, empty={self.metric_fn.empty!r}); "
+                f"{self._name or type(self).__name__}: {found} ({classes}empty references, empty={self.metric_fn.empty!r}); "
                 "reported as 0.",
                 stacklevel=2,
             )

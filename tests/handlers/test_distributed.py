@@ -48,36 +48,40 @@ def run(names, first, handlers=None):
     return engine.state.metrics
 
 
-def rank_main(rank, case, port, results):
+def cases_of(world_size):
+    return {case: names for case, names in RANKS.items() if len(names) == world_size}
+
+
+def rank_main(rank, world_size, port, results):
     logged = []
     handler = logging.Handler()
     handler.emit = lambda record: logged.append(record.getMessage())
     logging.getLogger("monai_surrogates").addHandler(handler)
     logging.getLogger("monai_surrogates").setLevel(logging.INFO)
-    names = RANKS[case]
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=len(names))
-    results[rank] = run(names[rank], sum(map(len, names[:rank]))), logged
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    for case, names in cases_of(world_size).items():
+        logged.clear()
+        results[rank, case] = run(names[rank], sum(map(len, names[:rank]))), list(logged)
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", RANKS)
-def test_ranks_together_score_what_one_process_scores(case):
-    names = RANKS[case]
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_together_score_what_one_process_scores(world_size):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (case, port, results), nprocs=len(names))
-    every = [name for of_rank in names for name in of_rank]
-    once = list(dict.fromkeys(every)) if all(every) else every
-    expected = run(once, 0)
-    for rank in range(len(names)):
-        metrics, logged = results[rank]
-        assert metrics == pytest.approx(expected)
-        repeats = len(every) - len(once)
+    mp.spawn(rank_main, (world_size, port, results), nprocs=world_size)
+    for case, names in cases_of(world_size).items():
+        every = [name for of_rank in names for name in of_rank]
+        once = list(dict.fromkeys(every)) if all(every) else every
+        expected, repeats = run(once, 0), len(every) - len(once)
         said = [f"{name}: dropped {repeats} repeats among {len(every)} images." for name in HANDLERS]
-        assert logged == (said if repeats and rank == 0 else [])
+        for rank in range(world_size):
+            metrics, logged = results[rank, case]
+            assert metrics == pytest.approx(expected), case
+            assert logged == (said if repeats and rank == 0 else []), case
 
 
 def test_one_process_counts_every_image_as_often_as_it_comes():
