@@ -1,0 +1,49 @@
+"""multi_gpu_train.yaml under torchrun with two processes on the CPU; its scores are those of one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from monai_surrogates.data import write_synthetic_task
+from tests.bundle.runs import SMALL, as_arguments, logged, run_workflow
+
+CONFIGS = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
+
+
+def torchrun(cwd: Path, **overrides: object) -> str:
+    """What a training in two processes logs, with its repeats counted once, since each rank logs."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", CONFIGS, *as_arguments(**overrides)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout + done.stderr
+
+
+# training images -> those that validate, with three folds: two for two ranks, three, and one that both must share
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "validating"), [(14, 3), (4, 1)])
+def test_two_processes_score_as_one(
+    new_bundle: Callable[[], Path], tmp_path: Path, images: int, validating: int
+) -> None:
+    task = write_synthetic_task(tmp_path / "task", seed=1, num_training=images, num_test=0, shape=(16, 16, 8))
+    root = new_bundle()
+    log = torchrun(root, dataset_dir=task, epochs=1, **SMALL)
+    alone = run_workflow(
+        root,
+        "train",
+        "evaluate",
+        dataset_dir=str(task),
+        **SMALL,
+        **{"validate#dataset#data": "$@splits.validation"},
+    ).evaluator.state.metrics
+    assert alone["val_dice/defined"] == validating
+    for name in ("val_dice", "val_iou", "val_dice/defined"):
+        assert logged(name, log) == [pytest.approx(alone[name], abs=5e-5)]
+    assert ("val_dice: dropped 1 repeats among 2 images" in log) == (validating == 1)
