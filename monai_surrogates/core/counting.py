@@ -25,7 +25,7 @@ from monai_surrogates.core.inputs import (
 )
 from monai_surrogates.core.overlap import Overlap
 
-TILE = 2**18  # voxels
+TILE = 2**18  # values
 LARGEST_TABLE = 181  # its square still fits into int16
 
 Images = Tensor | Sequence[Tensor]
@@ -347,8 +347,8 @@ def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
 
 
 def _tiles(p: Tensor, r: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    voxels = r.shape[-1]
-    step = TILE if r.device.type == "cpu" else max(voxels, 1)
+    voxels, channels = r.shape[-1], max(len(p), len(r))
+    step = max(TILE // channels, 1) if r.device.type == "cpu" else max(voxels, 1)
     for start in range(0, voxels, step):
         part = slice(start, start + step)
         yield signed(p[:, part]), signed(r[:, part]), None if mask is None else signed(mask[part])
