@@ -33,6 +33,7 @@ BLOCKS = {
     "PlainCELoss": ({"to_onehot_y": True}, losses.PlainCELoss),
     "PerImageDiceMetric": ({"num_classes": 2}, metrics.PerImageDiceMetric),
     "PerImageIoUMetric": ({"num_classes": 2}, metrics.PerImageIoUMetric),
+    "PerImageScores": ({"num_classes": 2, "include_background": False}, metrics.PerImageScores),
     "PerImageDice": ({"num_classes": 2, "include_background": False}, handlers.PerImageDice),
     "PerImageIoU": ({"num_classes": 2, "include_background": False}, handlers.PerImageIoU),
 }

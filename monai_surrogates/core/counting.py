@@ -25,7 +25,7 @@ from monai_surrogates.core.inputs import (
 )
 from monai_surrogates.core.overlap import Overlap
 
-TILE = 2**17  # voxels
+TILE = 2**18  # values
 LARGEST_TABLE = 181  # its square still fits into int16
 
 Images = Tensor | Sequence[Tensor]
@@ -194,13 +194,19 @@ class OverlapCounter:
         num_classes, *is_map = form
         valid = self._valid(r, mask, check)
         sides = [
-            self._narrow(x, side, num_classes if is_map[side] else None, valid, check)
+            self._numbers(x, side, num_classes if is_map[side] else None, valid, check)
             for side, x in enumerate((self._harden(p, check), r))
         ]
+        two_classes = num_classes == 2 and all(is_map)
+        if two_classes and not check:  # some labels may be no class, so that each class is counted by itself
+            two_classes, is_map = False, [False, False]
+            sides = [torch.cat([x == 0, x == 1]) for x in sides]
+        dtype = _summing_type(r.shape[1]) if two_classes or not any(is_map) else _label_type(num_classes)
+        sides = [x.to(dtype) if valid is None else x.to(dtype) * valid.to(dtype) for x in sides]
+        if two_classes:
+            return count_two_classes(sides[0], sides[1], valid)
         if not any(is_map):
-            return count_masks(*sides)
-        if check and num_classes == 2 and all(is_map):
-            return count_two_classes(sides[0][0], sides[1][0], valid)
+            return count_masks(sides[0], sides[1])
         labels = [
             _labels(x[0], num_classes, valid) if is_map[side] else _labels_of_masks(x, self.names[side], check)
             for side, x in enumerate(sides)
@@ -227,18 +233,18 @@ class OverlapCounter:
             return largest_channel(p).unsqueeze(0)
         return p if self.threshold is None else p >= self.threshold
 
-    def _narrow(self, x: Tensor, side: int, num_classes: int | None, valid: Tensor | None, check: bool) -> Tensor:
-        """Labels, or masks where ``num_classes`` is None, in a narrow integer type; 0 where a voxel does not count."""
-        cures = (_LABEL_CURES if num_classes else _MASK_CURES)[side]
-        limit, dtype = num_classes or 2, _small_type(num_classes or 2)
-        if not check:
-            # on the host nobody looks: what is neither class nor mask value becomes "no class"
-            x = torch.where((x >= 0) & (x < limit), x, limit) if num_classes else x != 0
-            return x.to(dtype) if valid is None else torch.where(valid, x, 0).to(dtype)
+    def _numbers(self, x: Tensor, side: int, num_classes: int | None, valid: Tensor | None, check: bool) -> Tensor:
+        """Labels, or masks where ``num_classes`` is None, whose values are fit for a narrow type wherever they count."""
+        limit = num_classes or 2
+        if not check and not num_classes:
+            return x != 0
+        if not check:  # what is no class becomes C, which a narrow type may not hold
+            x = x if x.is_floating_point() else x.long()
+            return torch.where((x >= 0) & (x < limit), x, limit)
         if valid is not None and not holds_whole_numbers(x, limit):
             x = torch.where(valid, x, 0)  # what is removed may hold anything
-        check_whole_numbers(x, num_classes, self.names[side], cures)
-        return x.to(dtype) if valid is None else x.to(dtype) * valid.to(dtype)
+        check_whole_numbers(x, num_classes, self.names[side], (_LABEL_CURES if num_classes else _MASK_CURES)[side])
+        return x
 
 
 _FRACTION_CURE = "give threshold= for masks, or argmax=True for one channel per class"
@@ -268,7 +274,7 @@ def largest_channel(x: Tensor) -> Tensor:
         return x.argmax(0)
     largest = x.amax(0)
     before = torch.ones(x.shape[1], dtype=torch.bool)
-    label = torch.zeros(x.shape[1], dtype=_small_type(len(x)))
+    label = torch.zeros(x.shape[1], dtype=_label_type(len(x)))
     for channel in x[:-1]:
         before &= channel != largest
         label += before
@@ -291,21 +297,19 @@ def count_labels(prediction: Tensor, reference: Tensor, num_classes: int) -> Ten
 
 
 def count_two_classes(prediction: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Counts (3, 2) of two label maps (n,) of 0 and 1, which hold 0 where they do not count.
+    """Counts (3, 2) of two label maps (1, n) of 0 and 1, which hold 0 where they do not count.
 
     |A₀| = n − |A₁|, |B₀| = n − |B₁| and I₀ = n − |A₁| − |B₁| + I₁: three sums give the six counts.
     """
-    ones = count_masks(prediction.unsqueeze(0), reference.unsqueeze(0))
-    n = reference.numel() if valid is None else torch.count_nonzero(valid)
-    zeros = n - ones
-    zeros[0] += ones[0] * 2 - ones[1] - ones[2]
+    ones = count_masks(prediction, reference)
+    zeros = (reference.numel() if valid is None else torch.count_nonzero(valid)) - ones
+    zeros[0] += 2 * ones[0] - ones[1] - ones[2]
     return torch.cat([zeros, ones], dim=1)
 
 
 def count_masks(prediction: Tensor, reference: Tensor) -> Tensor:
     """Counts (3, C) of two stacks of masks (C, n) of 0 and 1."""
-    dtype = torch.int32 if prediction.shape[1] < 2**31 else torch.int64  # int32 sums are the fast ones
-    return torch.stack([x.sum(1, dtype=dtype) for x in (prediction & reference, prediction, reference)])
+    return torch.stack([x.sum(1) for x in (prediction * reference, prediction, reference)]).long()
 
 
 def _histogram(labels: Tensor, size: int) -> Tensor:
@@ -318,8 +322,13 @@ def scattered_histogram(labels: Tensor, size: int) -> Tensor:
     return labels.new_zeros(size, dtype=torch.int64).scatter_add_(0, labels.long(), one.expand(labels.shape))
 
 
-def _small_type(num_classes: int) -> torch.dtype:
+def _label_type(num_classes: int) -> torch.dtype:
     return torch.int16 if num_classes < LARGEST_TABLE else torch.int32
+
+
+def _summing_type(voxels: int) -> torch.dtype:
+    """In which masks are added up: sums in float32 are the fastest, and exact up to 2²⁴."""
+    return torch.float32 if voxels <= 2**24 else torch.int64
 
 
 def _labels(x: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
@@ -329,7 +338,7 @@ def _labels(x: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
 
 def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
     """One-hot masks (C, n) as labels (n,); a voxel without exactly one class gets C."""
-    num_classes, dtype = len(x), _small_type(len(x))
+    num_classes, dtype = len(x), _label_type(len(x))
     active = x.sum(0, dtype=dtype)
     if check:
         check_one_hot(active, name)
@@ -338,8 +347,8 @@ def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
 
 
 def _tiles(p: Tensor, r: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    voxels = r.shape[-1]
-    step = TILE if r.device.type == "cpu" else max(voxels, 1)
+    voxels, channels = r.shape[-1], max(len(p), len(r))
+    step = max(TILE // channels, 1) if r.device.type == "cpu" else max(voxels, 1)
     for start in range(0, voxels, step):
         part = slice(start, start + step)
         yield signed(p[:, part]), signed(r[:, part]), None if mask is None else signed(mask[part])

@@ -206,7 +206,9 @@ def holds_whole_numbers(values: Tensor, limit: int) -> bool:
     """Whether all values are whole numbers in 0..limit-1; NaN is none."""
     if values.numel() == 0 or (values.dtype == torch.bool and limit > 1):
         return True
-    low, high = values.aminmax()
+    low, high = (
+        extreme.item() for extreme in values.aminmax()
+    )  # compared as numbers, a narrow type would wrap the limit
     if not (low >= 0 and high < limit):
         return False
     return not values.is_floating_point() or not bool(values.frac().amax() > 0)
@@ -228,11 +230,13 @@ def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cure
     if holds_whole_numbers(values, limit):
         return
     fractions = values != values.trunc() if values.is_floating_point() else torch.zeros_like(values, dtype=torch.bool)
-    outside = fractions if bool(fractions.any()) else (values < 0) | (values >= limit)
-    found, cure = values[outside][0].item(), cures[0 if outside is fractions else 1]
+    if bool(fractions.any()):
+        found, cure = values[fractions][0].item(), cures[0]
+    else:
+        found, cure = next(value.item() for value in values.aminmax() if not 0 <= value.item() < limit), cures[1]
     if num_classes is None:
         expected = f"must hold masks of 0 and 1, but holds {found:g}"
-    elif outside is fractions:
+    elif cure is cures[0]:
         expected = f"must hold whole-number labels, but holds {found:g}"
     else:
         expected = f"holds the label {found:g}, but {limit} classes allow 0 to {limit - 1}"

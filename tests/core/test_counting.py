@@ -189,6 +189,15 @@ def test_counts_of_a_large_image_are_exact_where_float32_is_not(monkeypatch):
         assert overlap.intersection[0, -1 if not arguments else 1] == overlap.reference.max() == n
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
+@pytest.mark.parametrize("num_classes", [120, 128, 256, 300, 600])
+def test_more_classes_than_the_number_type_can_hold(dtype, num_classes):
+    labels = torch.tensor([[[0, 1, 100, 119]]], dtype=dtype)
+    for check in (True, False):
+        overlap = hard_overlap(labels, labels, num_classes, check=check)
+        assert overlap.intersection.nonzero()[:, 1].tolist() == [0, 1, 100, 119]
+
+
 # On a GPU nothing waits for the host. Meta tensors hold no values, so that reading one is an error.
 
 

@@ -391,7 +391,7 @@ def test_logits_are_scored_by_argmax_or_threshold():
     logits = torch.tensor([[[2.0, 0.2, 0.1, 3.0], [1.0, 0.4, 0.2, -1.0], [-1.0, 0.3, 4.0, -1.0]]])
     target = torch.tensor([[[0, 1, 2, 2]]])
     assert PerImageDiceMetric(argmax=True)(logits, target).tolist() == [[2 / 3, 1, 2 / 3]]
-    masks = torch.cat([target == c for c in range(3)]).unsqueeze(0)
+    masks = torch.cat([target == c for c in range(3)], dim=1)
     assert PerImageIoUMetric(threshold=0.3)(logits, masks).tolist() == [[1 / 2, 1 / 2, 1 / 3]]
 
 
