@@ -26,7 +26,7 @@ def torchrun(cwd: Path, **overrides: object) -> str:
     return done.stdout + done.stderr
 
 
-# training images -> those that validate, with three folds: two for two ranks, three, and one that both must share
+# with three folds: more validating images than ranks, and fewer, so that the sampler repeats one
 @pytest.mark.slow
 @pytest.mark.parametrize(("images", "validating"), [(14, 3), (4, 1)])
 def test_two_processes_score_as_one(
