@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from abc import abstractmethod
 from collections import OrderedDict
@@ -70,7 +71,7 @@ class OverlapHandler(IgniteMetricHandler):
         self._filled: set[str] = set()  # what engine.state.metric_details got from here
         self._warned = False
         super().__init__(metric_fn=metric_fn, output_transform=output_transform, save_details=save_details)
-        self._check_labels()
+        class_keys(metric_fn.given_labels or ())  # refuses names that collide
 
     @abstractmethod
     def readings(self) -> dict[str, float | Tensor]:
@@ -79,10 +80,6 @@ class OverlapHandler(IgniteMetricHandler):
     @abstractmethod
     def details(self) -> dict[str, Tensor]:
         """Scores of the images and classes, (images, classes), under what follows the name."""
-
-    @abstractmethod
-    def reserved(self) -> set[str]:
-        """What readings are called that are not of a class."""
 
     def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008 - Ignite's default
         """Score an engine's output.
@@ -173,14 +170,6 @@ class OverlapHandler(IgniteMetricHandler):
             self.metric_fn.extend(own["rows"])
         self._images = list(own["images"])
 
-    def _check_labels(self) -> None:
-        labels = self.metric_fn.given_labels or ()
-        taken = sorted(set(labels) & self.reserved())
-        if taken:
-            raise ValueError(
-                f"class_labels must not be {', '.join(taken)}, which the handler writes itself; rename them."
-            )
-
     def _first_of_each(self, rows: int) -> list[int]:
         """The rows that count; only several ranks repeat images to be even."""
         if not self.drop_repeats or idist.get_world_size() == 1:
@@ -200,13 +189,31 @@ class OverlapHandler(IgniteMetricHandler):
             self._warned = True
             none = bool(values[""].isnan().all())
             found = "no image has a defined score" if none else "some of the scores are undefined"
-            classes = "" if none else "".join(f"{what}, " for what in undefined if what in self.metric_fn.class_labels)
+            keys = class_keys(self.metric_fn.class_labels)
+            classes = "" if none else "".join(f"{what}, " for what in undefined if what in keys)
             warnings.warn(
                 f"{self._name or type(self).__name__}: {found} ({classes}empty references, empty={self.metric_fn.empty!r}); "
                 "reported as 0.",
                 stacklevel=2,
             )
         return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}
+
+
+def class_keys(labels: Sequence[str]) -> list[str]:
+    """What stands for each class in ``engine.state.metrics``: its name, ``_`` for characters that MLflow refuses.
+
+    Raises:
+        ValueError: two keys of the handler would be the same.
+    """
+    keys = [re.sub(r"[^\w.\- :/]", "_", label) for label in labels]
+    every = ["defined", *keys, *(f"{key}/defined" for key in keys)]
+    twice = sorted({key for key in every if every.count(key) > 1})
+    if twice:
+        raise ValueError(
+            f"class_labels must give every class a key of its own, but {', '.join(twice)} would stand for two things; "
+            "rename the classes."
+        )
+    return keys
 
 
 def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:

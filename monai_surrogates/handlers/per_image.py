@@ -9,7 +9,7 @@ from monai.utils import MetricReduction
 from torch import Tensor
 
 from monai_surrogates.core import SCORES
-from monai_surrogates.handlers.base import OverlapHandler
+from monai_surrogates.handlers.base import OverlapHandler, class_keys
 from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric, PerImageScores
 
 
@@ -36,17 +36,13 @@ class PerImageHandler(OverlapHandler):
         score, defined = self.metric_fn.aggregate_with_count()
         means, counts = self.metric_fn.aggregate_with_count(MetricReduction.MEAN_BATCH)
         result: dict[str, float | Tensor] = {"": score, "defined": defined}
-        for label, mean, count in zip(self.metric_fn.class_labels, means, counts, strict=True):
-            result |= {label: mean, f"{label}/defined": count}
+        for key, mean, count in zip(class_keys(self.metric_fn.class_labels), means, counts, strict=True):
+            result |= {key: mean, f"{key}/defined": count}
         return result
 
     def details(self) -> dict[str, Tensor]:
         """The metric's buffer."""
         return {"": self.metric_fn.get_buffer()}
-
-    def reserved(self) -> set[str]:
-        """The count's name."""
-        return {"defined"}
 
 
 class _BuiltHandler(PerImageHandler):
@@ -156,9 +152,10 @@ class PerImageSummary(OverlapHandler):
     def readings(self) -> dict[str, float | Tensor]:
         """The summary, and the scores of each class."""
         summary = self.metric_fn.aggregate()
+        by_label = self.metric_fn.by_label()
         of_classes = {
-            f"{label}/{name}": value
-            for label, values in self.metric_fn.by_label().items()
+            f"{key}/{name}": value
+            for key, values in zip(class_keys(self.metric_fn.class_labels), by_label.values(), strict=True)
             for name, value in values.items()
         }
         return {"": summary[self.score], "defined": summary[f"defined_{self.score}"], **summary, **of_classes}
@@ -166,7 +163,3 @@ class PerImageSummary(OverlapHandler):
     def details(self) -> dict[str, Tensor]:
         """Each score of each image."""
         return {f"_{name}": cells for name, cells in self.metric_fn.per_image().items()}
-
-    def reserved(self) -> set[str]:
-        """Nothing: what is said of a class has a part of its own behind its name."""
-        return set()

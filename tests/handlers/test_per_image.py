@@ -194,10 +194,18 @@ def test_a_class_that_no_reference_holds_is_0_with_one_warning_that_names_it():
     assert (metrics["dice/tumour"], metrics["dice/tumour/defined"]) == (0, 0)
 
 
-@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU])
-def test_a_class_must_not_be_called_what_the_handler_writes_itself(handler):
-    with pytest.raises(ValueError, match="class_labels must not be defined, which the handler writes itself"):
-        handler(num_classes=2, class_labels=["background", "defined"])
+COLLIDING = {
+    "the count's name": (["liver", "defined"], "defined"),
+    "a class's count": (["liver", "liver/defined"], "liver/defined"),
+    "the same to MLflow": (["a(b", "a)b"], "a_b"),
+}
+
+
+@pytest.mark.parametrize(("labels", "key"), COLLIDING.values(), ids=COLLIDING)
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU, PerImageSummary])
+def test_names_of_classes_must_not_collide(handler, labels, key):
+    with pytest.raises(ValueError, match=f"class_labels must give every class a key of its own, but {key}[, ]"):
+        handler(num_classes=2, class_labels=labels)
 
 
 def test_every_argument_of_the_metric_is_reached():
@@ -504,6 +512,22 @@ def test_metrics_saver_names_the_classes(tmp_path, name):
     )
     summary = (tmp_path / f"{stem}_summary.csv").read_text().split()
     assert summary == ["class,mean", "liver,0.6667", "tumour,0.6667", "mean,0.6667"]
+
+
+def test_mlflow_logs_the_scores(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    from monai.handlers import MLFlowHandler
+
+    store = f"sqlite:///{tmp_path / 'runs.db'}"
+    engine = Engine(lambda engine, batch: batch)
+    arguments = {"num_classes": 2, "include_background": False, "class_labels": ["lesion (T2), left"]}
+    PerImageDice(**arguments).attach(engine, "dice")
+    PerImageSummary(**arguments).attach(engine, "scores")
+    MLFlowHandler(store, iteration_log=False, output_transform=lambda output: None).attach(engine)
+    engine.run([pair("half", "missed")])
+    (run,) = mlflow.MlflowClient(store).search_runs(["1"])
+    assert run.data.metrics["dice/lesion _T2__ left"] == pytest.approx(1 / 3)
+    assert run.data.metrics["scores/pooled_iou"] == pytest.approx(1 / 3)
 
 
 def test_tensorboard_shows_the_score_and_its_count(tmp_path):
