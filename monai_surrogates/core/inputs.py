@@ -142,7 +142,7 @@ def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:
 def _shape_cure(input: Tensor, target: Tensor, label_map: bool) -> str:
     if target.ndim == input.ndim - 1:
         return "add the channel axis: target.unsqueeze(1)."
-    if not label_map and target.ndim == input.ndim and target.shape[1] == 1:
+    if not label_map and target.ndim == input.ndim and target.shape[1] == 1 < input.shape[1]:
         return "a label map needs to_onehot_y=True."
     if label_map and tuple(target.shape) == tuple(input.shape):
         return "a target with one channel per class needs to_onehot_y=False."
