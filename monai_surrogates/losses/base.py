@@ -392,7 +392,7 @@ def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> 
     if len(weight) == num_channels - 1 and excludes_background:
         return torch.cat([weight.new_ones(1), weight])
     if num_channels == 1:
-        raise ValueError(f"weight must be one value for a single channel, but has {len(weight)} values.")
+        raise ValueError(f"weight must have 1 value for a single channel, but has {len(weight)} values.")
     raise ValueError(
         f"weight must have {num_channels} values, one per class ({num_channels - 1} with the background excluded), "
         f"but has {len(weight)}."

@@ -245,7 +245,7 @@ def test_weights_by_name_are_those_of_their_formula_in_torch_s_cross_entropy(
     ours = WeightedCELoss(softmax=True, to_onehot_y=True, weight=weighting, class_counts=counts, reduction=reduction)
     expected = value_and_gradient(lambda x, y: theirs(x, y[:, 0]), x, y)
     for mine, reference in zip(value_and_gradient(ours, x, y), expected, strict=True):
-        # class_weights are float32; a batch of classes without weight is 0 here and NaN in torch
+        # a batch of classes without weight is 0 here and NaN in torch
         torch.testing.assert_close(mine, reference.nan_to_num(0), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
