@@ -10,7 +10,7 @@ OVERLAP = ["SoftDiceLoss", "SoftJaccardLoss", "SoftTverskyLoss"]
 LABELS = [*OVERLAP, "LovaszSoftmaxLoss", "WeightedCELoss", "PlainCELoss"]
 COMPOUND = ["SoftDiceCELoss", "SoftJaccardCELoss", "LovaszSoftmaxCELoss"]
 
-# kind of bundle -> loss block, channels of the network, number of structures in the label map (None: one channel each)
+# kind of bundle -> loss block, channels of the network, the losses that can serve it
 BLOCKS = {
     "whole volumes, DiceCELoss": (
         {
