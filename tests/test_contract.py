@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.losses import DeepSupervisionLoss, MaskedLoss
+from monai.networks import one_hot
 
 from monai_surrogates import losses
-from monai_surrogates.losses.overlap import OverlapLoss
 
 CLASSES = 3
 COUNTS = [700, 200, 100]
 SOFTMAX = {"softmax": True, "to_onehot_y": True}
 SIGMOID = {"sigmoid": True, "to_onehot_y": True}
 
-# id -> class and the arguments that make it a loss of logits against a label map
-LOSSES = {
+# id -> class and the arguments that make it a loss of logits, against a label map of three classes ...
+SEVERAL_CLASSES = {
     "PlainCE": (losses.PlainCELoss, SOFTMAX),
     "PlainCE, binary": (losses.PlainCELoss, SIGMOID),
     "WeightedCE": (losses.WeightedCELoss, {**SOFTMAX, "class_counts": COUNTS}),
@@ -28,6 +28,7 @@ LOSSES = {
     "SoftDice": (losses.SoftDiceLoss, SOFTMAX),
     "SoftDice, squared": (losses.SoftDiceLoss, {**SOFTMAX, "squared_pred": True}),
     "SoftDice, batch": (losses.SoftDiceLoss, {**SOFTMAX, "batch": True}),
+    "SoftDice, listed classes": (losses.SoftDiceLoss, {**SOFTMAX, "classes": [0, 2]}),
     "SoftJaccard": (losses.SoftJaccardLoss, SOFTMAX),
     "SoftJaccard, sigmoid": (losses.SoftJaccardLoss, SIGMOID),
     "SoftTversky": (losses.SoftTverskyLoss, {**SOFTMAX, "alpha": 0.3, "beta": 0.7}),
@@ -35,15 +36,41 @@ LOSSES = {
     "LovaszSoftmax, batch": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "batch": True}),
     "LovaszSoftmax, sigmoid": (losses.LovaszSoftmaxLoss, SIGMOID),
     "LovaszSoftmax, bins": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "method": "bins"}),
+    "LovaszSoftmax, all classes": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "classes": "all"}),
+    "LovaszSoftmax, listed classes": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "classes": [2, 1]}),
     "LovaszHinge": (losses.LovaszHingeLoss, {"to_onehot_y": True}),
     "SoftDiceCE": (losses.SoftDiceCELoss, SOFTMAX),
+    "SoftDiceCE, sigmoid": (losses.SoftDiceCELoss, SIGMOID),
     "SoftJaccardCE": (losses.SoftJaccardCELoss, SOFTMAX),
     "LovaszSoftmaxCE": (losses.LovaszSoftmaxCELoss, {**SOFTMAX, "lambda_ce": 0.5}),
+    "TverskyCE": (losses.SurrogateCELoss, {**SOFTMAX, "surrogate": "soft_tversky", "alpha": 0.3, "beta": 0.7}),
+    "LovaszHingeCE": (losses.SurrogateCELoss, {**SIGMOID, "surrogate": "lovasz_hinge"}),
 }
-SMOOTHED = [name for name, (cls, _) in LOSSES.items() if issubclass(cls, OverlapLoss)]
-SCORES = [name for name in LOSSES if "CE" not in name and "Hinge" not in name]
+# ... or against a mask
+ONE_CHANNEL = {
+    "PlainCE, one channel": (losses.PlainCELoss, {}),
+    "WeightedCE, one channel": (losses.WeightedCELoss, {"class_counts": COUNTS[:2]}),
+    "SoftDice, one channel": (losses.SoftDiceLoss, {"sigmoid": True}),
+    "SoftDice, two classes of one channel": (losses.SoftDiceLoss, {"sigmoid": True, "two_class": True}),
+    "SoftJaccard, one channel": (losses.SoftJaccardLoss, {"sigmoid": True}),
+    "LovaszSoftmax, one channel": (losses.LovaszSoftmaxLoss, {"sigmoid": True}),
+    "LovaszHinge, one channel": (losses.LovaszHingeLoss, {}),
+    "SoftDiceCE, one channel": (losses.SoftDiceCELoss, {"sigmoid": True}),
+}
+LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
+
+# ids of those that a law is not about
+NO_SCORES = [name for name in LOSSES if "CE" in name or "Hinge" in name]
+LOVASZ = [name for name in LOSSES if "Lovasz" in name]
+BINNED = [name for name in LOSSES if "bins" in name]
+SMOOTHED = [n for n, (cls, _) in LOSSES.items() if n not in LOVASZ and not issubclass(cls, losses.PlainCELoss)]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def every_loss_but(names, reason):
+    skip = pytest.mark.skip(reason=reason)
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=skip) if n in names else n for n in LOSSES])
 
 
 def make(name, **arguments):
@@ -51,12 +78,23 @@ def make(name, **arguments):
     return cls(**{**own, **arguments})
 
 
-def random_batch(seed=0, shape=(4, 5), items=2, dtype=torch.float64):
+def per_class(name, values):
+    """As many of three values as the loss has classes, the background of a mask being one where it is scored."""
+    two_class = "two_class" in LOSSES[name][1]
+    return values[: CLASSES if name in SEVERAL_CLASSES else 1 + two_class]
+
+
+def random_batch(name, seed=0, shape=(4, 5), items=2, dtype=torch.float64):
+    channels, labels = (CLASSES, CLASSES) if name in SEVERAL_CLASSES else (1, 2)
     generator = torch.Generator().manual_seed(seed)
-    x = 2 * torch.randn(items, CLASSES, *shape, generator=generator, dtype=dtype)
-    y = torch.randint(0, CLASSES, (items, 1, *shape), generator=generator)
-    y.flatten(2)[..., :CLASSES] = torch.arange(CLASSES)  # every class occurs in every item
+    x = 2 * torch.randn(items, channels, *shape, generator=generator, dtype=dtype)
+    y = torch.randint(0, labels, (items, 1, *shape), generator=generator)
+    y.flatten(2)[..., :labels] = torch.arange(labels)  # every class occurs in every item
     return x, y
+
+
+def masks(name, y):
+    return (one_hot(y, CLASSES) if name in SEVERAL_CLASSES else y).double()
 
 
 def gradient(loss, x, y):
@@ -66,21 +104,27 @@ def gradient(loss, x, y):
     return value, grad
 
 
+shapes = st.sampled_from([(1, 3), (4, 5), (2, 3, 4)])
+
+
 @every_loss
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 9999), shape=st.sampled_from([(1, 3), (4, 5), (2, 3, 4)]))
-def test_a_loss_is_never_negative_and_a_score_s_loss_never_above_one(name, seed, shape):
-    value = make(name)(*random_batch(seed, shape))
-    assert value >= 0
-    if name in SCORES:
-        assert value <= 1
+@given(seed=st.integers(0, 9999), shape=shapes)
+def test_never_negative(name, seed, shape):
+    assert make(name)(*random_batch(name, seed, shape)) >= 0
+
+
+@every_loss_but(NO_SCORES, "not a score, and without a bound")
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 9999), shape=shapes)
+def test_a_score_s_loss_is_never_above_one(name, seed, shape):
+    assert make(name)(*random_batch(name, seed, shape)) <= 1
 
 
 @every_loss
 def test_zero_at_a_perfect_prediction(name):
-    _, y = random_batch()
-    perfect = 1e4 * (2 * torch.nn.functional.one_hot(y[:, 0], CLASSES).movedim(-1, 1).double() - 1)
-    value, grad = gradient(make(name), perfect, y)
+    _, y = random_batch(name)
+    value, grad = gradient(make(name), 1e4 * (2 * masks(name, y) - 1), y)
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert grad.abs().max() < 1e-6
 
@@ -88,30 +132,33 @@ def test_zero_at_a_perfect_prediction(name):
 @every_loss
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 def test_finite_gradients_at_extreme_logits(name, scale):
-    x, y = random_batch(dtype=torch.float32)
+    x, y = random_batch(name, dtype=torch.float32)
     value, grad = gradient(make(name), scale * x.sign(), y)
     assert value.isfinite()
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if "bins" not in n])  # of the exact methods
+@every_loss_but(BINNED, "binned errors make steps that finite differences see")
 def test_gradcheck_in_float64(name):
-    x, y = random_batch(shape=(3, 3))
+    x, y = random_batch(name, shape=(3, 3))
     assert torch.autograd.gradcheck(lambda x: make(name)(x, y), x.requires_grad_())
 
 
-@every_loss
+@every_loss_but(ONE_CHANNEL, "a mask has no classes to rename")
 @pytest.mark.parametrize("permutation", [[1, 2, 0], [2, 1, 0]])
 def test_renaming_the_classes_changes_nothing(name, permutation):
-    x, y = random_batch()
-    renamed = torch.tensor(permutation).argsort()[y]
-    permuted = make(name, class_counts=[COUNTS[c] for c in permutation])(x[:, permutation], renamed)
+    x, y = random_batch(name)
+    new_name = torch.tensor(permutation).argsort()
+    arguments = {"class_counts": [COUNTS[c] for c in permutation]}
+    if "listed" in name:
+        arguments["classes"] = new_name[LOSSES[name][1]["classes"]].tolist()
+    permuted = make(name, **arguments)(x[:, permutation], new_name[y])
     torch.testing.assert_close(permuted, make(name)(x, y))
 
 
 @every_loss
 def test_the_order_of_items_changes_nothing(name):
-    x, y = random_batch(items=3)
+    x, y = random_batch(name, items=3)
     loss = make(name)
     torch.testing.assert_close(loss(x.flip(0), y.flip(0)), loss(x, y))
 
@@ -119,7 +166,7 @@ def test_the_order_of_items_changes_nothing(name):
 @every_loss
 @pytest.mark.parametrize("ignored", [-1, 255, 2])
 def test_ignored_voxels_are_as_if_cropped_away(name, ignored):
-    x, y = random_batch(shape=(4, 6))
+    x, y = random_batch(name, shape=(4, 6))
     if ignored < CLASSES:
         y[y == ignored] = 0  # the label is used for the voxels to remove alone
     y[..., 4:] = ignored
@@ -137,57 +184,79 @@ SMOOTHING = [{}, {"smooth_nr": 0, "smooth_dr": 0}, {"smooth_nr": 0, "smooth_dr":
 
 @pytest.mark.parametrize(("name", "smooth"), [(n, s) for n in LOSSES for s in (SMOOTHING if n in SMOOTHED else [{}])])
 def test_all_voxels_ignored_is_zero_with_a_zero_gradient(name, smooth):
-    x, y = random_batch()
+    x, y = random_batch(name)
     value, grad = gradient(make(name, ignore_index=9, **smooth), x, torch.full_like(y, 9))
     assert value.item() == 0
     assert not grad.any()
 
 
-@every_loss
+@every_loss_but(ONE_CHANNEL, "a mask has one form")
 def test_a_label_map_and_its_one_hot_form_agree(name):
-    x, y = random_batch()
-    one_hot = torch.nn.functional.one_hot(y[:, 0], CLASSES).movedim(-1, 1).double()
+    x, y = random_batch(name)
     # torch normalises cross-entropy by the voxels' weights for labels, and by their number for class probabilities
     same = {"class_counts": None}
     from_labels, from_masks = (
-        gradient(make(name, to_onehot_y=form, **same), x, target) for form, target in ((True, y), (False, one_hot))
+        gradient(make(name, to_onehot_y=form, **same), x, target)
+        for form, target in ((True, y), (False, masks(name, y)))
     )
     for a, b in zip(from_labels, from_masks, strict=True):
         torch.testing.assert_close(a, b)
 
 
-@every_loss
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_close_and_answers_in_its_type(name, dtype):
-    x, y = random_batch(shape=(300, 300), dtype=torch.float32)  # more than 65504 voxels: float16 sums overflow
-    loss = make(name)
-    value, grad = gradient(loss, x.to(dtype), y)
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+SCALE = 2**10  # as torch's GradScaler does, or float16 loses gradients of many voxels
+
+
+def assert_close_to_float32(dtype, loss, value, grad, x, y):
+    """Value and gradient of the rounded logits against those of the same logits in float32."""
+    expected, expected_grad = gradient(lambda x, y: SCALE * loss(x, y), x.float(), y)
+    torch.testing.assert_close(value.float(), expected, rtol=1e-6, atol=1e-6)
     assert grad.dtype == dtype
-    torch.testing.assert_close(value.float(), loss(x, y), rtol=1e-2, atol=1e-2)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(grad.float(), expected_grad, rtol=eps, atol=eps * expected_grad.abs().mean().item())
 
 
 @every_loss
-def test_autocast_stays_close(name):
-    x, y = random_batch(shape=(40, 40), dtype=torch.float32)
+@HALVES
+def test_half_precision_stays_close_and_answers_in_its_type(name, dtype):
+    x, y = random_batch(name, shape=(300, 300), dtype=torch.float32)  # more than 65504 voxels: float16 sums overflow
+    x, loss = x.to(dtype), make(name)
+    value, grad = gradient(lambda x, y: SCALE * loss(x, y), x, y)
+    assert_close_to_float32(dtype, loss, value, grad, x, y)
+
+
+@every_loss
+@HALVES
+def test_a_network_under_autocast_gets_the_loss_and_gradient_of_float32(name, dtype):
+    image, y = random_batch(name, shape=(40, 40), dtype=torch.float32)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(image.shape[1], 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, image.shape[1], 1)
+    )
     loss = make(name)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(loss(x, y), loss(x, y).float(), rtol=0, atol=0)
-        torch.testing.assert_close(loss(x.bfloat16(), y).float(), loss(x, y).float(), rtol=1e-2, atol=1e-2)
+    with torch.autocast("cpu", dtype=dtype):
+        x = network(image)
+        value = SCALE * loss(x, y)
+    assert x.dtype == dtype
+    (grad,) = torch.autograd.grad(value, x, retain_graph=True)
+    assert_close_to_float32(dtype, loss, value, grad, x.detach(), y)
+    in_float32 = torch.autograd.grad(SCALE * loss(network(image), y), network.parameters())
+    for mine, expected in zip(torch.autograd.grad(value, network.parameters()), in_float32, strict=True):
+        assert (mine - expected).norm() <= 20 * torch.finfo(dtype).eps * expected.norm()  # the convolutions round too
 
 
-@pytest.mark.parametrize("name", [n for n in LOSSES if "Lovasz" not in n])
+@every_loss_but(LOVASZ, "Lovász losses refuse soft labels")
 def test_soft_labels_that_are_hard_change_nothing(name):
-    x, y = random_batch()
-    one_hot = torch.nn.functional.one_hot(y[:, 0], CLASSES).movedim(-1, 1).double()
+    x, y = random_batch(name)
     arguments = {"to_onehot_y": False, "class_counts": None}
-    soft, hard = (gradient(make(name, **arguments, soft_label=form), x, one_hot) for form in (True, False))
+    soft, hard = (gradient(make(name, **arguments, soft_label=form), x, masks(name, y)) for form in (True, False))
     for a, b in zip(soft, hard, strict=True):
         torch.testing.assert_close(a, b)
 
 
 @every_loss
 def test_monai_s_masked_loss_wraps_it(name):
-    x, y = random_batch()
+    x, y = random_batch(name)
     mask = (torch.arange(5) < 3).expand(2, 1, 4, 5)
     loss = make(name)
     torch.testing.assert_close(MaskedLoss(loss)(x, y, mask), loss(x * mask, y * mask))
@@ -195,7 +264,7 @@ def test_monai_s_masked_loss_wraps_it(name):
 
 @every_loss
 def test_non_contiguous_tensors_and_a_single_voxel(name):
-    x, y = random_batch(shape=(5, 4))
+    x, y = random_batch(name, shape=(5, 4))
     loss = make(name)
     strided = x.transpose(2, 3).contiguous().transpose(2, 3)
     assert not strided.is_contiguous()
@@ -207,7 +276,7 @@ def test_non_contiguous_tensors_and_a_single_voxel(name):
 
 @every_loss
 def test_meta_tensors_float_labels_and_deep_supervision(name):
-    x, y = random_batch(shape=(8, 8))
+    x, y = random_batch(name, shape=(8, 8))
     loss = make(name)
     expected = loss(x, y)
     meta = loss(MetaTensor(x), MetaTensor(y.float()))
@@ -218,30 +287,38 @@ def test_meta_tensors_float_labels_and_deep_supervision(name):
 
 @every_loss
 def test_pickle_deepcopy_and_state_dict(name):
-    x, y = random_batch()
-    loss = make(name, weight=[1.0, 2.0, 3.0])
+    x, y = random_batch(name)
+    weight = per_class(name, [1.0, 2.0, 3.0])
+    loss = make(name, weight=weight)
     expected = loss(x, y)
     for twin in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
         torch.testing.assert_close(twin(x, y), expected)
-    weights = [value for key, value in loss.state_dict().items() if key.endswith("class_weight")]
-    assert weights
-    assert all(weight.tolist() == [1, 2, 3] for weight in weights)
+    saved = [value.tolist() for key, value in loss.state_dict().items() if key.endswith("class_weight")]
+    assert saved
+    assert all(values == weight for values in saved)
 
 
 @every_loss
-def test_compiles_without_a_graph_break_and_differentiates_functionally(name):
-    x, y = random_batch()
+@pytest.mark.parametrize("weighted_and_ignoring", [False, True], ids=["plain", "weighted and ignoring"])
+def test_compiles_without_a_graph_break_and_differentiates_functionally(name, weighted_and_ignoring):
+    x, y = random_batch(name)
     loss = make(name)
+    if weighted_and_ignoring:
+        loss = make(name, weight=per_class(name, [1.0, 2.0, 3.0]), ignore_index=9)
+        y[..., 3:] = 9
     value, grad = gradient(loss, x, y)
+    assert weighted_and_ignoring == (not grad[..., 3:].any())
     torch.testing.assert_close(torch.func.grad(lambda x: loss(x, y))(x), grad)
     torch._dynamo.reset()  # all losses share one forward, and dynamo keeps eight compiled forms of it
-    torch.testing.assert_close(torch.compile(loss, fullgraph=True, backend="aot_eager")(x, y), value)
+    compiled = gradient(torch.compile(loss, fullgraph=True, backend="aot_eager"), x, y)
+    for mine, expected in zip(compiled, (value, grad), strict=True):
+        torch.testing.assert_close(mine, expected)
 
 
 @every_loss
 def test_no_move_to_the_device_is_needed(name):
-    loss = make(name, weight=[1.0, 2.0, 3.0])
-    x, y = random_batch()
+    loss = make(name, weight=per_class(name, [1.0, 2.0, 3.0]))
+    x, y = random_batch(name)
     assert loss(x.to("meta"), y.to("meta")).device.type == "meta"
 
 
@@ -249,61 +326,79 @@ def test_no_move_to_the_device_is_needed(name):
 def test_no_host_synchronisation_in_steady_state(name):
     # A tensor on the meta device has no values, so any step that reads one raises.
     loss = make(name, ignore_index=9)
-    x, y = (t.to("meta") for t in random_batch())
+    x, y = (t.to("meta") for t in random_batch(name))
     value, grad = gradient(loss, x, y)
     assert value.shape == ()
     assert grad.shape == x.shape
 
 
 FOREIGN = {
-    "PlainCE": ["batch", "squared_pred", "lambda_ce", "alpha"],
-    "WeightedCE": ["jaccard", "smooth_nr", "classes"],
-    "SoftDice": ["jaccard", "lambda_dice", "label_smoothing"],
-    "SoftJaccard": ["jaccard", "lambda_ce", "beta"],
-    "SoftTversky": ["jaccard", "lambda_ce", "per_image"],
-    "LovaszSoftmax": ["squared_pred", "smooth_dr", "soft_label"],
-    "LovaszHinge": ["squared_pred", "alpha"],
-    "SoftDiceCE": ["jaccard", "alpha"],
-    "LovaszSoftmaxCE": ["squared_pred", "smooth_nr"],
+    losses.PlainCELoss: ["batch", "squared_pred", "lambda_ce", "alpha"],
+    losses.WeightedCELoss: ["jaccard", "smooth_nr", "classes"],
+    losses.SoftDiceLoss: ["jaccard", "lambda_dice", "label_smoothing"],
+    losses.SoftJaccardLoss: ["jaccard", "lambda_ce", "beta"],
+    losses.SoftTverskyLoss: ["jaccard", "lambda_ce", "per_image"],
+    losses.LovaszSoftmaxLoss: ["squared_pred", "smooth_dr", "soft_label"],
+    losses.LovaszHingeLoss: ["squared_pred", "alpha"],
+    losses.SoftDiceCELoss: ["jaccard", "alpha"],
+    losses.SoftJaccardCELoss: ["jaccard", "method"],
+    losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr"],
+    losses.SurrogateCELoss: ["jaccard"],
 }
 
 
-@pytest.mark.parametrize(("name", "argument"), [(n, a) for n, arguments in FOREIGN.items() for a in arguments])
-def test_a_foreign_argument_warns_once_with_its_name(name, argument):
-    with pytest.warns(UserWarning, match=argument) as caught:
-        loss = make(name, **{argument: 1})
-        loss(*random_batch())
-        loss(*random_batch())
-    assert len(caught) == 1
+@every_loss
+def test_a_foreign_argument_warns_once_with_its_name(name):
+    x, y = random_batch(name)
+    for argument in FOREIGN[LOSSES[name][0]]:
+        with pytest.warns(UserWarning, match=f"no use for {argument}: not used") as caught:
+            loss = make(name, **{argument: 1})
+            loss(x, y)
+            loss(x, y)
+        assert len(caught) == 1
 
 
 @every_loss
 def test_what_means_something_warns_of_nothing(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss = make(name, class_counts=COUNTS)
-        loss(*random_batch())
+        loss = make(name, class_counts=COUNTS if name in SEVERAL_CLASSES else COUNTS[:2])
+        loss(*random_batch(name))
 
 
 @every_loss
 def test_bad_input_gets_a_sentence_with_the_cure(name):
-    x, y = random_batch()
+    x, y = random_batch(name)
     loss = make(name)
     with pytest.raises(TypeError, match="unexpected keyword argument 'to_onehot'; did you mean 'to_onehot_y'"):
         make(name, to_onehot=True)
     with pytest.raises(ValueError, match="more than 1 of"):
         make(name, softmax=True, sigmoid=True)
-    with pytest.raises(ValueError, match=r"label 7, but 3 classes allow 0 to 2.*ignore_index=7"):
-        loss(x, torch.where(y == 2, 7, y))
-    with pytest.raises(ValueError, match=r"whole-number labels, but holds 0\.5"):
-        loss(x, y.clamp(max=1) * 0.5)
     with pytest.raises(AssertionError, match=r"target\.unsqueeze\(1\)"):
         loss(x, y[:, 0])
     with pytest.raises(ValueError, match="crop or resample"):
         loss(x, y[..., 1:])
     with pytest.raises(ValueError, match="none below 0"):
         make(name, weight=[1, -1, 1])
-    with pytest.raises(ValueError, match="3 values"):
+    with pytest.raises(ValueError, match=f"{len(per_class(name, [1, 2, 3]))} value"):
         make(name, weight=[1.0] * 5)(x, y)
     with pytest.raises(ValueError, match="reduction must be"):
         make(name, reduction="median")
+
+
+@every_loss_but(ONE_CHANNEL, "a mask is no label map")
+def test_a_bad_label_is_named_with_the_cure(name):
+    x, y = random_batch(name)
+    loss = make(name)
+    with pytest.raises(ValueError, match=r"label 7, but 3 classes allow 0 to 2.*ignore_index=7"):
+        loss(x, torch.where(y == 2, 7, y))
+    with pytest.raises(ValueError, match=r"whole-number labels, but holds 0\.5"):
+        loss(x, y.clamp(max=1) * 0.5)
+
+
+@every_loss_but(SEVERAL_CLASSES, "a label map is no mask")
+@pytest.mark.parametrize("value", [7, -1])
+def test_a_mask_out_of_range_names_its_value(name, value):
+    x, y = random_batch(name)
+    with pytest.raises(ValueError, match=rf"target must lie in \[0, 1\], but holds {value}; .*ignore_index"):
+        make(name)(x, torch.where(y == 1, value, y))

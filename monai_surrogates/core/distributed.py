@@ -36,32 +36,30 @@ class _RankSum(torch.autograd.Function):
 
 class _RankConcat(torch.autograd.Function):
     @staticmethod
-    def forward(values: Tensor) -> tuple[Tensor, Tensor]:
-        voxels = _voxels_of_ranks(values)
-        sizes = voxels.tolist()
+    def forward(values: Tensor, sizes: list[int]) -> Tensor:
         padded = values.new_zeros(*values.shape[:-1], max(sizes))
         padded[..., : values.shape[-1]] = values.detach()
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
-        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1), voxels
+        return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], dim=-1)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.sizes = output[1].tolist()
+    def setup_context(ctx: Any, inputs: tuple[Tensor, list[int]], output: Tensor) -> None:
+        ctx.sizes = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         begin = sum(ctx.sizes[: dist.get_rank()])
         own = gradients[0][..., begin : begin + ctx.sizes[dist.get_rank()]]
-        return own * dist.get_world_size()
+        return own * dist.get_world_size(), None
 
 
-def _voxels_of_ranks(values: Tensor) -> Tensor:
+def _voxels_of_ranks(values: Tensor) -> list[int]:
     sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values.device)
     sizes[dist.get_rank()] = values.shape[-1]
     dist.all_reduce(sizes)
-    return sizes
+    found: list[int] = sizes.tolist()
+    return found
 
 
 def rank_sum(values: Tensor) -> Tensor:
@@ -76,13 +74,15 @@ def rank_sum(values: Tensor) -> Tensor:
     return total
 
 
-def rank_concat(values: Tensor) -> Tensor:
-    """The voxels of all ranks, one after the other along the last axis; the tensor itself where there are no others.
+def rank_concat(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The voxels of all ranks, one after the other along the last axis; the tensors themselves where there are no others.
+
+    The host waits once for the sizes of all ranks, which it needs to make room.
 
     Args:
-        values: (..., N), N may differ between ranks.
+        *tensors: (..., N), the same N for all of them; it may differ between ranks.
     """
     if not is_shared():
-        return values
-    joined: tuple[Tensor, Tensor] = _RankConcat.apply(values)  # type: ignore[no-untyped-call]  # apply has no types
-    return joined[0]
+        return tensors
+    sizes = _voxels_of_ranks(tensors[0])
+    return tuple(_RankConcat.apply(x, sizes) for x in tensors)  # type: ignore[no-untyped-call]  # apply has no types

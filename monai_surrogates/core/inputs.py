@@ -6,6 +6,7 @@ voxels count. Nothing here copies a label map into one-hot form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -87,7 +88,6 @@ def flatten_voxels(
             outside 0..C-1, the voxels that belong to no class (MONAI's reading) or hold this value.
         structures: the channels are structures of their own, so that a voxel of none of them is background and stays.
     """
-    check_shapes(input, target, label_map=label_map)
     x = at_least_float32(plain_tensor(input)).flatten(2)
     y = plain_tensor(target).flatten(2)
     if not y.is_floating_point() and y.dtype != torch.int64:
@@ -117,6 +117,14 @@ def check_tensors(input: object, target: object) -> None:
             raise TypeError(f"{name} must be a torch.Tensor, but is {type(x).__name__}; convert it by torch.as_tensor.")
 
 
+def check_same_shape(x: Tensor, expected: tuple[int, ...], name: str) -> None:
+    """Refuse what would only broadcast, with a ShapeMismatchError."""
+    if tuple(x.shape) != expected:
+        raise ShapeMismatchError(
+            f"{name} must keep the shape {expected}, but has {tuple(x.shape)}; it must not reduce axes."
+        )
+
+
 def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:
     """Prediction and reference must describe the same voxels.
 
@@ -142,10 +150,14 @@ def check_shapes(input: Tensor, target: Tensor, *, label_map: bool) -> None:
 def _shape_cure(input: Tensor, target: Tensor, label_map: bool) -> str:
     if target.ndim == input.ndim - 1:
         return "add the channel axis: target.unsqueeze(1)."
-    if not label_map and target.ndim == input.ndim and target.shape[1] == 1:
+    if not label_map and target.ndim == input.ndim and target.shape[1] == 1 < input.shape[1]:
         return "a label map needs to_onehot_y=True."
     if label_map and tuple(target.shape) == tuple(input.shape):
         return "a target with one channel per class needs to_onehot_y=False."
+    if target.ndim != input.ndim or target.shape[0] != input.shape[0]:
+        return "give both the same axes and the same number of items."
+    if target.shape[2:] == input.shape[2:]:
+        return "the network must have one output channel per class of the target."
     return "crop or resample one of the two."
 
 
@@ -168,7 +180,11 @@ def check_labels(labels: Tensor, num_classes: int, name: str = "target") -> None
         if not 0 <= label < num_classes:
             raise ValueError(
                 f"{name} holds the label {label:g}, but {num_classes} classes allow 0 to {num_classes - 1}; "
-                f"correct the labels, or leave these voxels out with ignore_index={label:g}."
+                + (
+                    f"correct the labels, or leave these voxels out with ignore_index={label:g}."
+                    if abs(label) < math.inf
+                    else "correct the labels."
+                )
             )
 
 

@@ -60,8 +60,9 @@ def soft_overlap(voxels: Voxels, *, squared: bool = False, soft_label: bool = Fa
     y = voxels.target
     reference = (y * y if squared else y).sum(-1)
     if soft_label and not squared:
-        # (p + y − |p − y|)/2 = min(p, y); where y = 1 it is p, so that a perfect hard prediction has the gradient of ⟨p, y⟩
-        return Overlap(torch.where((p < y) | (y == 1), p, y).sum(-1), volume, reference)
+        # (p + y − |p − y|)/2 = min(p, y); hard labels take py, so that a perfect prediction has the gradient of ⟨p, y⟩ there
+        shared = torch.where((y == 0) | (y == 1), p * y, torch.minimum(p, y))
+        return Overlap(shared.sum(-1), volume, reference)
     return Overlap((p * y).sum(-1), volume, reference)
 
 

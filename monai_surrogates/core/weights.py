@@ -57,7 +57,10 @@ def class_weights(counts: Sequence[int] | Tensor, weighting: str = "inverse_freq
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weight must be numbers or one of {', '.join(WEIGHTINGS)}, but is {weighting!r}.")
-    n = torch.as_tensor(counts, dtype=torch.float64)
+    try:
+        n = torch.as_tensor(counts, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"class_counts must hold one voxel count per class, but is {counts!r}.") from error
     if n.ndim != 1 or not bool(n.isfinite().all()) or bool((n < 0).any()) or not bool((n > 0).any()):
         raise ValueError(f"class_counts must hold one voxel count per class, not all of them 0, but is {n.tolist()}.")
     weights, occurs = torch.zeros_like(n), n > 0
@@ -85,8 +88,8 @@ def positive_weights(counts: Sequence[int] | Tensor, weighting: str = "inverse_f
         >>> positive_weights([90, 10])
         tensor([0.1111, 9.0000], dtype=torch.float64)
     """
+    class_weights(counts, weighting)  # its checks
     n = torch.as_tensor(counts, dtype=torch.float64)
-    class_weights(n, weighting)  # its checks
     pairs = [class_weights(torch.stack([n.sum() - own, own]), weighting) for own in n]
     rest, own = torch.stack(pairs, dim=1)
     return torch.where((rest > 0) & (own > 0), own / rest, 1)

@@ -23,6 +23,7 @@ def class_counts(
     cache: StrPath | None = None,
     progress: bool = True,
     key: str = "label",
+    ignore_index: int | None = None,
 ) -> list[int]:
     """Counts the voxels of every class over the label maps of a data list.
 
@@ -36,20 +37,24 @@ def class_counts(
             sizes and modification times of all label maps are unchanged. None counts anew.
         progress: shows a bar where tqdm is installed.
         key: entry of an item that holds the path of its NIfTI label map.
+        ignore_index: label of voxels that belong to no class and are not counted.
 
     Returns:
         C counts in voxels, exact at any size.
 
     Raises:
-        DataError: no items, an item without the key, an unreadable file, or a label that is not one of 0 to C − 1.
+        DataError: no items, an item without the key, an unreadable file, a file with several channels, or a label that is not
+            one of 0 to C − 1.
     """
     paths = _label_paths(items, key)
     if num_classes < 1:
         raise mismatch("num_classes", expected="at least 1", found=num_classes, cure="count the background too")
-    fingerprint = _fingerprint(paths, num_classes)
+    fingerprint = {**_fingerprint(paths, num_classes), "ignore_index": ignore_index}
     per_image = _load_counts(cache, fingerprint)
     if per_image is None:
-        per_image = [_count_image(path, num_classes) for path in with_progress(paths, "counting voxels", progress)]
+        per_image = [
+            _count_image(path, num_classes, ignore_index) for path in with_progress(paths, "counting voxels", progress)
+        ]
         _save_counts(cache, fingerprint, per_image)
     return [int(count) for count in np.sum(np.array(per_image, dtype=np.int64), axis=0)]
 
@@ -64,14 +69,19 @@ def _label_paths(items: Sequence[Mapping[str, Any]], key: str) -> list[str]:
     return [str(Path(item[key]).absolute()) for item in items]
 
 
-def _count_image(path: str, num_classes: int) -> list[int]:
-    found = value_counts(path)
+def _count_image(path: str, num_classes: int, ignore_index: int | None) -> list[int]:
+    found = {value: voxels for value, voxels in value_counts(path).items() if value != ignore_index}
     wrong = sorted(value for value in found if value not in range(num_classes))
     if wrong:
         listed = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         expected = f"whole labels from 0 to {num_classes - 1}"
-        raise mismatch(f"label {path}", expected=expected, found=listed, cure="correct the file or num_classes")
-    return [found[label] for label in range(num_classes)]
+        raise mismatch(
+            f"label {path}",
+            expected=expected,
+            found=listed,
+            cure="correct the file or num_classes, or set ignore_index",
+        )
+    return [found.get(label, 0) for label in range(num_classes)]
 
 
 def _fingerprint(paths: list[str], num_classes: int) -> dict[str, Any]:

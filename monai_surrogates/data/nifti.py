@@ -186,8 +186,12 @@ def value_counts(path: StrPath) -> Counter[float]:
         Voxels per value, exact at any size.
 
     Raises:
-        DataError: the file is unreadable, or has so many values that it is no label map.
+        DataError: the file is unreadable, has several channels, or so many values that it is no label map.
     """
+    shape = read_header(path).shape
+    if max(shape[3:], default=1) > 1:
+        found, cure = f"shape {shape}", "write one label per voxel"
+        raise mismatch(f"label {path}", expected="a label map", found=found, cure=cure)
     total: Counter[float] = Counter()
     for slab in iter_slabs(path):
         values, counts = np.unique(slab, return_counts=True)

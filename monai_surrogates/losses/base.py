@@ -6,7 +6,7 @@ import difflib
 import inspect
 import operator
 import warnings
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -56,7 +56,9 @@ class CommonArguments(TypedDict, total=False):
         sigmoid: apply a sigmoid: every channel is a structure of its own.
         softmax: apply a softmax over the channels: every voxel belongs to one class.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        ignore_index: voxels with this label are removed: the result is that of the volume without them.
+        ignore_index: voxels with this label are removed: the result is that of the volume without them. In a target with one
+            channel per class it names the class whose voxels go; a label beyond the classes removes the voxels that hold it
+            and, unless ``sigmoid=True`` lets structures be absent, those of no class (MONAI's reading).
         check_labels: check the values of labels and probabilities at every call, on a GPU too.
         sync: the batch is that of all ranks of the process group, so that gradients under DistributedDataParallel equal those
             of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off, so
@@ -106,7 +108,7 @@ class PerClassArguments(SharedArguments, total=False):
     two_class: bool
 
 
-class SurrogateLoss(_Loss):
+class SurrogateLoss(_Loss, ABC):
     """What every loss shares: argument checks, MONAI's flags, and the batch in one form."""
 
     activation: Callable[[Tensor], Tensor] | None
@@ -127,15 +129,15 @@ class SurrogateLoss(_Loss):
         **foreign: Any,
     ) -> None:
         warn_of_foreign(type(self).__name__, foreign)
-        reduction = getattr(reduction, "value", reduction)  # MONAI's LossReduction
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
         self.activation = inputs.choose_activation(sigmoid, softmax)
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
-        if ignore_index is not None and not hasattr(ignore_index, "__index__"):
-            raise TypeError(f"ignore_index must be an integer or None, but is {ignore_index!r}.")
-        self.ignore_index = ignore_index
+        try:
+            self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
+        except TypeError as error:
+            raise TypeError(f"ignore_index must be an integer or None, but is {ignore_index!r}.") from error
         self.check_labels = check_labels
         self.sync = sync
         self._called = False
@@ -153,24 +155,24 @@ class SurrogateLoss(_Loss):
 
         Raises:
             ShapeMismatchError: input and target do not fit together (an AssertionError and a ValueError).
-            ValueError: labels out of range, or logits where probabilities are expected.
+            TypeError: input or target is no tensor.
+            ValueError: weights or class ids that do not fit the channels, labels out of range, or logits where probabilities
+                are expected.
         """
         inputs.check_tensors(input, target)
-        voxels = inputs.flatten_voxels(
-            input,
-            target,
-            label_map=self._reads_labels(input, target),
-            ignore_index=self.ignore_index,
-            structures=self._of_structures(),
-        )
+        label_map = self._reads_labels(input, target)
+        inputs.check_shapes(input, target, label_map=label_map)
         self._check_channels(input.shape[1])
+        voxels = inputs.flatten_voxels(
+            input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.of_structures()
+        )
         if self._checks_now(input):
             self._check_values(voxels)
         if voxels.is_label_map:
             voxels = voxels._replace(target=voxels.target.long())
         return self._loss(voxels, tuple(input.shape[2:]))
 
-    def _of_structures(self) -> bool:
+    def of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
         return self.sigmoid
 
@@ -192,7 +194,7 @@ class SurrogateLoss(_Loss):
     def _warn_of_single_channel(self) -> None:
         ignored = self._ignored_on_single_channel()
         if ignored:
-            warnings.warn(f"single channel prediction, `{', '.join(ignored)}` ignored.", stacklevel=4)
+            warn_user(f"single channel prediction, `{', '.join(ignored)}` ignored.")
 
     def _ignored_on_single_channel(self) -> list[str]:
         return [f"{flag}=True" for flag in ("softmax", "to_onehot_y") if getattr(self, flag)]
@@ -209,10 +211,10 @@ class SurrogateLoss(_Loss):
         if self.class_weight is None:
             return None
         if like is None:
-            return fit_weight(self.class_weight, num_channels, self._excludes_background())
-        return fit_weight(self._follow("class_weight", like), num_channels, self._excludes_background()).to(like.dtype)
+            return _fit_weight(self.class_weight, num_channels, self.excludes_background())
+        return _fit_weight(self._follow("class_weight", like), num_channels, self.excludes_background()).to(like.dtype)
 
-    def _excludes_background(self) -> bool:
+    def excludes_background(self) -> bool:
         """Whether C − 1 weights are those of the foreground."""
         return False
 
@@ -220,9 +222,7 @@ class SurrogateLoss(_Loss):
         # MONAI's bundles do not move their loss, so the buffer goes where the input is, and stays there.
         buffer: Tensor = getattr(self, name)
         if buffer.device != like.device:
-            buffer = buffer.to(
-                like.device, like.dtype if like.device.type == "mps" else buffer.dtype
-            )  # MPS: no float64
+            buffer = buffer.to(like.device)
             if not like.is_meta:  # a buffer without values would be lost
                 setattr(self, name, buffer)
         return buffer
@@ -290,7 +290,9 @@ class PerClassLoss(SurrogateLoss):
 
     def _probabilities(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
         if self.other_act is not None:  # somebody else's activation may look at the spatial axes
-            return inputs.at_least_float32(self.other_act(x.reshape(*x.shape[:2], *spatial)).flatten(2))
+            probabilities = self.other_act(x.reshape(*x.shape[:2], *spatial))
+            inputs.check_same_shape(probabilities, (*x.shape[:2], *spatial), "the result of other_act")
+            return inputs.at_least_float32(probabilities.flatten(2))
         if self.activation is None or (self.softmax and x.shape[1] == 1):
             return x
         return inputs.at_least_float32(self.activation(x))
@@ -311,7 +313,8 @@ class PerClassLoss(SurrogateLoss):
             return torch.stack([per_class[..., c] for c in self.classes], dim=-1)
         return per_class[..., 1:] if not self.include_background and num_classes > 1 else per_class
 
-    def _excludes_background(self) -> bool:
+    def excludes_background(self) -> bool:
+        """Whether the background is left out, by flag or by a list of classes without 0."""
         return not self.include_background or (isinstance(self.classes, list) and 0 not in self.classes)
 
     def _weigh(self, loss: Tensor, num_classes: int) -> Tensor:
@@ -361,11 +364,13 @@ def _check_weight(weight: Weight) -> Tensor | None:
         raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
     dtype = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float64
     try:
-        values = inputs.plain_tensor(torch.as_tensor(weight)).detach().to(dtype, copy=True)
+        values = inputs.plain_tensor(torch.as_tensor(weight, dtype=dtype)).detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"weight must be one number or one per class, but is {weight!r}.") from error
     if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
-        raise ValueError(f"weight must be one value or one per class, none below 0, but is {values.tolist()}.")
+        raise ValueError(
+            f"weight must be one value or one per class, finite and none below 0, but is {values.tolist()}."
+        )
     return values
 
 
@@ -385,14 +390,14 @@ def _check_classes(classes: Classes, include_background: bool) -> Literal["all",
     return ids
 
 
-def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> Tensor:
-    """One value, or C of them; from C − 1 values without a background, entry 0 is filled up."""
+def _fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> Tensor:
+    """One value, or C of them; C − 1 values without a background get a 1 in front."""
     if weight.ndim == 0 or len(weight) == num_channels:
         return weight
     if len(weight) == num_channels - 1 and excludes_background:
         return torch.cat([weight.new_ones(1), weight])
     if num_channels == 1:
-        raise ValueError(f"weight must be one value for a single channel, but has {len(weight)} values.")
+        raise ValueError(f"weight must have 1 value for a single channel, but has {len(weight)} values.")
     raise ValueError(
         f"weight must have {num_channels} values, one per class ({num_channels - 1} with the background excluded), "
         f"but has {len(weight)}."
@@ -419,4 +424,12 @@ def warn_of_foreign(loss: str, names: Iterable[str]) -> None:
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
     if foreign:
-        warnings.warn(f"{loss} has no use for {', '.join(foreign)}: not used.", stacklevel=4)
+        warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
+
+
+def warn_user(message: str) -> None:
+    """A warning that points at the caller's line, outside torch and this package."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "monai_surrogates"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)

@@ -23,7 +23,7 @@ SURROGATES: dict[str, type[PerClassLoss]] = {
     "lovasz_hinge": LovaszHingeLoss,
 }
 # What the cross-entropy needs to know; it reads a label map whether or not it is told to, and softmax is its default.
-CROSS_ENTROPY_FLAGS = ("sigmoid", "ignore_index", "check_labels", "sync")
+CROSS_ENTROPY_FLAGS = ("ignore_index", "check_labels", "sync")
 
 Entry = TypeVar("Entry")
 
@@ -45,12 +45,14 @@ class SurrogateCELoss(_Loss):
     """λ₁·surrogate + λ₂·cross-entropy, MONAI's DiceCELoss for any surrogate.
 
     Cross-entropy takes the logits and all classes whatever ``include_background`` says, and normalises over the batch as torch
-    does; with ``sigmoid=True``, or a single channel, it is the binary one of each channel. On an image (in training: a patch)
-    without foreground the cross-entropy still teaches, whatever the surrogate does there.
+    does. With ``sigmoid=True``, the hinge, or a single channel it is the binary one of each channel (MONAI's DiceCELoss takes
+    the softmax one for several channels whatever the activation). Without an activation the surrogate reads probabilities and
+    the cross-entropy logits, as in MONAI, so set one. On an image (in training: a patch) without foreground the cross-entropy
+    still teaches, whatever the surrogate does there.
 
     Args:
-        surrogate: one of :data:`SURROGATES`, such as ``"soft_dice"``.
-        lambda_surrogate: λ₁, not below 0.
+        surrogate: ``"soft_dice"``, ``"soft_jaccard"``, ``"soft_tversky"``, ``"lovasz_softmax"`` or ``"lovasz_hinge"``.
+        lambda_surrogate: λ₁, not below 0; 1 by default.
         lambda_ce: λ₂, not below 0.
         lambda_dice: MONAI's name of λ₁.
         reduction: ``"mean"`` or ``"sum"``; the two parts have no common unreduced shape.
@@ -76,7 +78,7 @@ class SurrogateCELoss(_Loss):
 
     def __init__(
         self,
-        surrogate: str,
+        surrogate: str = "soft_dice",
         *,
         lambda_surrogate: float | None = None,
         lambda_ce: float = 1.0,
@@ -87,7 +89,6 @@ class SurrogateCELoss(_Loss):
         per_image: bool = False,
         **shared: Any,
     ) -> None:
-        reduction = getattr(reduction, "value", reduction)
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum" for a sum of two losses, but is {reduction!r}.')
         super().__init__(reduction=reduction)
@@ -108,9 +109,14 @@ class SurrogateCELoss(_Loss):
             )
         flags = {name: of_surrogate[name] for name in CROSS_ENTROPY_FLAGS if name in of_surrogate}
         if weight is not None:  # it tells C − 1 weights from a mistake; the background's voxels still count
-            flags["include_background"] = not self.surrogate._excludes_background()
+            flags["include_background"] = not self.surrogate.excludes_background()
         self.cross_entropy = PlainCELoss(
-            reduction=reduction, weight=weight, label_smoothing=label_smoothing, per_image=per_image, **flags
+            sigmoid=self.surrogate.of_structures(),
+            reduction=reduction,
+            weight=weight,
+            label_smoothing=label_smoothing,
+            per_image=per_image,
+            **flags,
         )
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

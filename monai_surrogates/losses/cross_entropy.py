@@ -43,7 +43,7 @@ class PlainCELoss(SurrogateLoss):
             without weights it warns (MONAI's DiceCELoss leaves its cross-entropy alone as well).
         label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C, for binary cross-entropy (1 − s)·y + s/2.
         per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
-            instead of normalising the batch as a whole.
+            instead of normalising the batch as a whole. Unreduced losses are not normalised either way.
         soft_label: the target may hold fractions; they are used either way.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight``
             with C − 1 values (and ``include_background=False``) gives the background the weight 1. For binary
@@ -120,7 +120,8 @@ class PlainCELoss(SurrogateLoss):
         weight = super()._weight_of(num_channels, like)
         return None if weight is None else weight.expand(num_channels)
 
-    def _excludes_background(self) -> bool:
+    def excludes_background(self) -> bool:
+        """Whether C − 1 weights are those of the foreground."""
         return not self.include_background
 
 
@@ -174,7 +175,8 @@ class WeightedCELoss(PlainCELoss):
         binary, given = self.sigmoid or num_channels == 1, len(self.positive_weight)
         if given < 2 or given not in ((num_channels, num_channels + 1) if binary else (num_channels,)):
             raise ValueError(
-                f"class_counts must have {max(num_channels, 2)} values, one per class and the background, but has {given}."
+                f"class_counts must have {max(num_channels, 2)} values, one per class and the background, but has {given}; "
+                "count as many classes as the network has channels."
             )
         name = "positive_weight" if binary else "class_weight"
         weight = getattr(self, name) if like is None else self._follow(name, like).to(like.dtype)

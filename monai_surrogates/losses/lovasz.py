@@ -46,8 +46,8 @@ class LovaszLoss(PerClassLoss):
         if self.method == "bins":
             return lovasz_jaccard_binned(errors, is_reference, counted, bins=self.bins, sync=self.sync), volume
         if self.sync:  # sorting needs the voxels of all ranks in one place
-            errors, is_reference = rank_concat(errors), rank_concat(is_reference)
-            counted = None if counted is None else rank_concat(counted)
+            errors, is_reference, *rest = rank_concat(errors, is_reference, *([] if counted is None else [counted]))
+            counted = rest[0] if rest else None
         return lovasz_jaccard(errors, is_reference, counted), volume
 
     @abstractmethod
@@ -55,21 +55,23 @@ class LovaszLoss(PerClassLoss):
         """The error of each voxel and class, and whether the voxel belongs to the class, both (B, C, N)."""
 
     def _check_values(self, voxels: Voxels) -> None:
+        super()._check_values(voxels)
         if not voxels.is_label_map:
             inputs.check_hard(voxels.target)
-        super()._check_values(voxels)
 
 
 class LovaszSoftmaxLoss(LovaszLoss):
-    """Lovász-softmax loss: per image and class the Lovász extension of 1 − IoU in the errors |p − y|.
+    """Lovász-softmax loss: per image and class Σ m₍ᵢ₎wᵢ over the errors m = |p − y| in falling order.
 
-    Tight for the IoU: equal to 1 − IoU at hard predictions, and never above the soft Jaccard loss. With ``sigmoid=True``
+    wᵢ is what 1 − IoU grows by when the i-th voxel becomes wrong too: the Lovász extension of 1 − IoU. Tight for the IoU:
+    equal to 1 − IoU at hard predictions, and never above the unsmoothed soft Jaccard loss. With ``sigmoid=True``
     the same loss for structures that may overlap. On an image without a class the loss of that class is its largest
     probability; ``classes="present"`` (the paper's choice and the default) leaves it out.
 
     Args:
         method: ``"sort"`` is exact; ``"bins"`` takes linear time, with a loss at most 1/bins below the exact one (at ties the
-            mean over their orders, where sorting takes any one order); ``"auto"`` sorts.
+            mean over their orders, where sorting takes any one order); its errors must lie in [0, 1], as those of every
+            activation but ``other_act`` do; ``"auto"`` sorts.
         bins: number of bins; only ``method="bins"`` reads it.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default.
@@ -94,9 +96,9 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(method=method, **shared)
-        if not bins >= 1:
-            raise ValueError(f"bins must be at least 1, but is {bins}.")
-        self.bins = int(bins)
+        if not isinstance(bins, int) or bins < 1:
+            raise ValueError(f"bins must be at least 1, a whole number, but is {bins!r}.")
+        self.bins = bins
 
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """|p − y|."""
@@ -153,7 +155,8 @@ class LovaszHingeLoss(LovaszLoss):
         y = _is_class(voxels.target.unsqueeze(1), x.shape[1]) if voxels.is_label_map else voxels.target > 0.5
         return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
 
-    def _of_structures(self) -> bool:
+    def of_structures(self) -> bool:
+        """Always: each channel is a structure of its own."""
         return True
 
     def _check_probabilities(self, voxels: Voxels) -> None:

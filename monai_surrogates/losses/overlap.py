@@ -59,7 +59,7 @@ class SoftTverskyLoss(OverlapLoss):
     Args:
         alpha: weight of false positives, not below 0.
         beta: weight of false negatives, not below 0.
-        squared_pred: squared volumes in place of volumes.
+        squared_pred: squared volumes in place of volumes; needs α = β, or the best prediction would not be the reference.
         smooth_nr: ε₁ in the numerator.
         smooth_dr: ε₂ in the denominator.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
@@ -101,6 +101,11 @@ class SoftTverskyLoss(OverlapLoss):
         )
         if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
+        if squared_pred and alpha != beta:
+            raise ValueError(
+                f"squared_pred=True needs alpha = beta, but they are {alpha} and {beta}, for which a perfect prediction would "
+                "not be the best one; drop squared_pred."
+            )
         self.alpha, self.beta = float(alpha), float(beta)
 
 

@@ -40,8 +40,26 @@ def test_counts_are_those_of_numpy(items, labels):
 
 def test_counts_are_exact_beyond_32_bits(monkeypatch):
     monkeypatch.setattr(counts, "_fingerprint", lambda paths, num_classes: {})
-    monkeypatch.setattr(counts, "_count_image", lambda path, num_classes: [2**53 + 1, 2**31])
+    monkeypatch.setattr(counts, "_count_image", lambda path, num_classes, ignore_index: [2**53 + 1, 2**31])
     assert class_counts([{"label": "a"}] * 3, 2, progress=False) == [3 * (2**53 + 1), 3 * 2**31]
+
+
+def test_ignored_voxels_belong_to_no_class(tmp_path, labels):
+    marked = labels[0].copy()
+    marked[:, :2] = 255
+    items, cache = [write(tmp_path / "marked.nii.gz", marked)], tmp_path / "counts.json"
+    expected = np.bincount(labels[0][:, 2:].ravel(), minlength=4).tolist()
+    assert class_counts(items, 4, ignore_index=255, cache=cache) == expected
+    assert class_counts(items, 4, ignore_index=255, cache=cache) == expected
+    assert class_counts([write(tmp_path / "all.nii.gz", labels[0])], 4, ignore_index=2)[2] == 0
+    with pytest.raises(DataError, match=r"found 255; .*ignore_index"):
+        class_counts(items, 4, cache=cache)
+
+
+def test_masks_with_a_channel_per_structure_are_no_label_map(tmp_path):
+    items = [write(tmp_path / "masks.nii.gz", np.zeros((4, 4, 4, 3), np.uint8))]
+    with pytest.raises(DataError, match=r"expected a label map, found shape \(4, 4, 4, 3\); write one label per voxel"):
+        class_counts(items, 2)
 
 
 def test_key_names_the_entry(items):

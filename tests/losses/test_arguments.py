@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from monai.losses import DiceCELoss, DiceLoss, TverskyLoss
 from monai.networks import one_hot
 
+from monai_surrogates.core import inputs
 from monai_surrogates.core.inputs import flatten_voxels
 from monai_surrogates.losses import (
     LovaszHingeLoss,
@@ -18,6 +19,7 @@ from monai_surrogates.losses import (
     SoftDiceLoss,
     SoftJaccardLoss,
     SoftTverskyLoss,
+    SurrogateCELoss,
     WeightedCELoss,
 )
 from tests.losses.test_against_monai import assert_same, random_batch, value_and_gradient
@@ -317,10 +319,29 @@ def test_counts_of_the_wrong_number_are_named(given):
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
-def test_weights_of_the_wrong_number_are_refused_before_any_arithmetic(cls):
-    loss = cls(**SOFTMAX, weight=[1.0, 2.0])
+def test_weights_of_the_wrong_number_are_refused_before_any_arithmetic(cls, monkeypatch):
+    def arithmetic(*_, **__):
+        raise AssertionError("arithmetic before the check")
+
+    monkeypatch.setattr(inputs, "flatten_voxels", arithmetic)
     with pytest.raises(ValueError, match="weight must have 3 values"):
-        loss(*(t.to("meta") for t in random_batch(7, (4, 5), 3, torch.float64)))
+        cls(**SOFTMAX, weight=[1.0, 2.0])(*random_batch(7, (4, 5), 3, torch.float64))
+
+
+def test_a_list_of_weights_is_not_rounded_to_float32():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    expected = F.cross_entropy(x, y[:, 0], torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64))
+    loss = WeightedCELoss(**SOFTMAX, weight=[0.1, 0.2, 0.7])
+    torch.testing.assert_close(loss(x, y), expected, rtol=1e-14, atol=0)
+
+
+def test_weights_are_a_copy():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    weight = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    loss = SoftDiceLoss(**SOFTMAX, weight=weight)
+    expected = loss(x, y)
+    weight.zero_()
+    torch.testing.assert_close(loss(x, y), expected)
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, WeightedCELoss])
@@ -361,9 +382,72 @@ def test_one_channel_warns_once_of_the_flags_it_ignores(cls):
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("cls", [SoftDiceLoss, PlainCELoss, WeightedCELoss, LovaszHingeLoss, SurrogateCELoss])
+def test_a_warning_points_at_the_line_of_the_user(cls):
+    with pytest.warns(UserWarning, match="no use for jaccard") as caught:
+        cls(jaccard=True)
+    assert caught[0].filename == __file__
+
+
+# the settings of a compound reach its parts
+
+
+def test_a_compound_without_a_name_is_dice_ce():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    torch.testing.assert_close(SurrogateCELoss(**SOFTMAX)(x, y), SoftDiceCELoss(**SOFTMAX)(x, y))
+
+
+def test_per_image_reaches_the_cross_entropy_of_a_compound():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    y[0, :, :3] = 9  # another number of voxels in each item
+    compound = SoftDiceCELoss(**SOFTMAX, ignore_index=9, per_image=True, lambda_dice=0)
+    plain = PlainCELoss(**SOFTMAX, ignore_index=9)
+    items = [plain(x[i : i + 1], y[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(compound(x, y), sum(items) / 2)
+
+
+def test_two_classes_of_one_channel_in_a_compound():
+    x, _ = random_batch(7, (4, 5), 1, torch.float64)
+    y = (x > 0.5).double()
+    expected = SoftDiceLoss(sigmoid=True, two_class=True)(x, y) + F.binary_cross_entropy_with_logits(x, y)
+    torch.testing.assert_close(SoftDiceCELoss(sigmoid=True, two_class=True)(x, y), expected)
+
+
+@pytest.mark.parametrize("ignore_index", [None, 255])
+def test_the_hinge_goes_with_binary_cross_entropy(ignore_index):
+    x, _ = random_batch(7, (4, 5), 3, torch.float64)
+    y = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) > 0.7).double()
+    compound = SurrogateCELoss("lovasz_hinge", lambda_surrogate=0, ignore_index=ignore_index)
+    torch.testing.assert_close(compound(x, y), F.binary_cross_entropy_with_logits(x, y))
+
+
+# method
+
+
+def test_auto_sorts_and_bins_are_as_many_as_asked_for():
+    x, y = random_batch(7, (9, 9), 3, torch.float64)
+    exact, auto, few, many = (
+        LovaszSoftmaxLoss(**SOFTMAX, **arguments)(x, y)
+        for arguments in ({"method": "sort"}, {}, {"method": "bins", "bins": 4}, {"method": "bins"})
+    )
+    torch.testing.assert_close(auto, exact, rtol=0, atol=0)
+    assert 1e-4 < exact - few <= 1 / 4
+    assert 0 <= exact - many <= 1 / 4096
+    for bins in (0, 1.5, "64"):
+        with pytest.raises(ValueError, match="bins must be at least 1, a whole number"):
+            LovaszSoftmaxLoss(bins=bins)
+
+
 def test_hinge_has_no_use_for_bins():
     with pytest.warns(UserWarning, match="LovaszHingeLoss has no use for bins"):
         LovaszHingeLoss(bins=64)
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss])
+def test_a_perfect_soft_prediction_stays_where_it_is(cls):
+    x, _ = random_batch(15, (4, 5), 3, torch.float64)
+    _, gradient = value_and_gradient(cls(sigmoid=True, soft_label=True), x, x.sigmoid())
+    assert gradient.abs().max() < 1e-6  # the smoothing's share
 
 
 # what is refused, and what an empty batch is
@@ -377,6 +461,35 @@ def test_arguments_that_contradict_each_other_are_refused():
         SoftDiceCELoss(sigmoid=True, two_class=True, weight=[1.0, 2.0])
     with pytest.raises(ValueError, match='sync=True sums over all ranks, but reduction="none"'):
         PlainCELoss(**SOFTMAX, sync=True, reduction="none")
+    with pytest.raises(ValueError, match=r"squared_pred=True needs alpha = beta, but they are 0\.3 and 0\.7"):
+        SoftTverskyLoss(**SOFTMAX, squared_pred=True, alpha=0.3, beta=0.7)
+    with pytest.raises(ValueError, match="different ids"):
+        SoftDiceLoss(**SOFTMAX, classes=[1, 1])
+
+
+def test_other_act_must_keep_the_shape():
+    loss = SoftDiceLoss(to_onehot_y=True, other_act=lambda z: z.sum(1, keepdim=True))
+    with pytest.raises(
+        ValueError, match=r"the result of other_act must keep the shape \(2, 3, 4, 5\), but has \(2, 1, 4, 5\)"
+    ):
+        loss(*random_batch(7, (4, 5), 3, torch.float64))
+
+
+def test_probabilities_may_be_rounded_but_not_wrong():
+    _, y = random_batch(7, (4, 5), 3, torch.float64)
+    p = one_hot(y, 3, dtype=torch.float64)
+    SoftDiceLoss(to_onehot_y=True)(1.0005 * p, y)
+    for wrong, found in ((1.01 * p, "1.01"), (p * torch.nan, "NaN")):
+        with pytest.raises(ValueError, match=f"input without an activation .* holds {found}"):
+            SoftDiceLoss(to_onehot_y=True)(wrong, y)
+
+
+def test_the_number_of_items_is_named_apart_from_the_size():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    with pytest.raises(ValueError, match="the same number of items"):
+        SoftDiceLoss(**SOFTMAX)(x, y[:1])
+    with pytest.raises(ValueError, match="one output channel per class"):
+        SoftDiceLoss(softmax=True)(x, one_hot(y, 4))
 
 
 @pytest.mark.parametrize("argument", ["smooth_nr", "smooth_dr", "alpha", "beta"])

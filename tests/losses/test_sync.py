@@ -10,28 +10,55 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_surrogates import losses
 
-FLAGS = {"softmax": True, "to_onehot_y": True, "batch": True, "ignore_index": 9}
+VOXELS = {"softmax": True, "to_onehot_y": True, "ignore_index": 9}
+LABELS = {**VOXELS, "batch": True}
+MASKS = {"sigmoid": True, "ignore_index": 9, "batch": True}  # of structures that overlap
+WEIGHTS = {"weight": [1.0, 2.0, 3.0]}
+COUNTS = {"class_counts": [700, 200, 100]}
 CASES = {
-    "SoftDice": (losses.SoftDiceLoss, {}),
-    "SoftDice, squared and weighted": (losses.SoftDiceLoss, {"squared_pred": True, "weight": [1.0, 2.0, 3.0]}),
-    "SoftJaccard, present": (losses.SoftJaccardLoss, {"classes": "present"}),
-    "SoftTversky": (losses.SoftTverskyLoss, {"alpha": 0.3, "beta": 0.7}),
-    "LovaszSoftmax": (losses.LovaszSoftmaxLoss, {}),
-    "LovaszSoftmax, bins": (losses.LovaszSoftmaxLoss, {"method": "bins", "bins": 64}),
-    "LovaszHinge": (losses.LovaszHingeLoss, {"softmax": False}),
-    "SoftDiceCE": (losses.SoftDiceCELoss, {"weight": torch.tensor([1.0, 2.0, 3.0])}),
-    "LovaszSoftmaxCE, sum": (losses.LovaszSoftmaxCELoss, {"reduction": "sum"}),
+    "SoftDice": (losses.SoftDiceLoss, LABELS),
+    "SoftDice, squared and weighted": (losses.SoftDiceLoss, {**LABELS, **WEIGHTS, "squared_pred": True}),
+    "SoftDice, masks": (losses.SoftDiceLoss, MASKS),
+    "SoftJaccard, present": (losses.SoftJaccardLoss, {**LABELS, "classes": "present"}),
+    "SoftJaccard, masks and present": (losses.SoftJaccardLoss, {**MASKS, "classes": "present"}),
+    "SoftTversky": (losses.SoftTverskyLoss, {**LABELS, "alpha": 0.3, "beta": 0.7}),
+    "LovaszSoftmax": (losses.LovaszSoftmaxLoss, LABELS),
+    "LovaszSoftmax, all classes": (losses.LovaszSoftmaxLoss, {**LABELS, "classes": "all"}),
+    "LovaszSoftmax, bins": (losses.LovaszSoftmaxLoss, {**LABELS, "method": "bins", "bins": 64}),
+    "LovaszSoftmax, masks": (losses.LovaszSoftmaxLoss, MASKS),
+    "LovaszSoftmax, masks and bins": (losses.LovaszSoftmaxLoss, {**MASKS, "method": "bins", "bins": 64}),
+    "LovaszHinge": (losses.LovaszHingeLoss, {**LABELS, "softmax": False}),
+    "LovaszHinge, masks": (losses.LovaszHingeLoss, MASKS),
+    "PlainCE": (losses.PlainCELoss, VOXELS),
+    "PlainCE, sum": (losses.PlainCELoss, {**VOXELS, **WEIGHTS, "label_smoothing": 0.1, "reduction": "sum"}),
+    "PlainCE, masks": (losses.PlainCELoss, {"sigmoid": True, "ignore_index": 9, **WEIGHTS}),
+    "WeightedCE": (losses.WeightedCELoss, {**VOXELS, **COUNTS}),
+    "WeightedCE, per image": (losses.WeightedCELoss, {**VOXELS, **COUNTS, "per_image": True}),
+    "SoftDiceCE": (losses.SoftDiceCELoss, {**LABELS, **WEIGHTS}),
+    "SoftDiceCE, masks": (losses.SoftDiceCELoss, {**MASKS, **WEIGHTS}),
+    "LovaszSoftmaxCE, sum": (losses.LovaszSoftmaxCELoss, {**LABELS, "reduction": "sum"}),
 }
 ITEMS = {2: (1, 3), 3: (2, 1, 2)}  # images per rank: uneven
 
 
-def whole_batch(items):
+def whole_batch(world_size):
+    """Images, a label map and masks: the first rank lacks class 2, the middle one of three has ignored voxels alone."""
     generator = torch.Generator().manual_seed(3)
+    items, first = sum(ITEMS[world_size]), ITEMS[world_size][0]
     x = torch.randn(items, 2, 4, 5, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 3, (items, 1, 4, 5), generator=generator)
-    y[0][y[0] == 2] = 1  # the first rank may have no sample of class 2
-    y[-1, ..., 0] = 9
-    return x, y
+    masks = (torch.rand(items, 3, 4, 5, generator=generator) > 0.6).double()
+    y[:first][y[:first] == 2] = 1
+    masks[:first, 2] = 0
+    for target in (y, masks):
+        target[-1, ..., 0] = 9
+        if world_size == 3:
+            target[first] = 9
+    return x, y, masks
+
+
+def target_of(arguments, y, masks):
+    return y if "to_onehot_y" in arguments else masks
 
 
 def network():
@@ -55,18 +82,19 @@ def rank_main(rank, world_size, port, results):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     sizes = ITEMS[world_size]
-    x, y = whole_batch(sum(sizes))
+    x, *targets = whole_batch(world_size)
     own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     for name, (cls, arguments) in CASES.items():
+        y = target_of(arguments, *targets)
         model = DistributedDataParallel(network())
-        loss = cls(**{**FLAGS, **arguments}, sync=True)
+        loss = cls(**arguments, sync=True)
         results[rank, name] = loss_and_gradients(model, loss, x[own], y[own])
         with torch.no_grad():
-            alone = cls(**{**FLAGS, **arguments})
+            alone = cls(**arguments)
             torch.testing.assert_close(loss(model.module(x[own]), y[own]), alone(model.module(x[own]), y[own]))
     if rank == 0:
         with torch.no_grad():  # no collective runs, or this rank would wait for ever
-            losses.SoftDiceLoss(**FLAGS, sync=True)(network()(x), y)
+            losses.SoftDiceLoss(**LABELS, sync=True)(network()(x), targets[0])
     dist.destroy_process_group()
 
 
@@ -75,9 +103,9 @@ def rank_main(rank, world_size, port, results):
 def test_ranks_together_are_one_process(world_size):
     results = mp.get_context("spawn").Manager().dict()
     mp.spawn(rank_main, (world_size, free_port(), results), nprocs=world_size)
-    x, y = whole_batch(sum(ITEMS[world_size]))
+    x, *targets = whole_batch(world_size)
     for name, (cls, arguments) in CASES.items():
-        value, gradients = loss_and_gradients(network(), cls(**{**FLAGS, **arguments}), x, y)
+        value, gradients = loss_and_gradients(network(), cls(**arguments), x, target_of(arguments, *targets))
         for rank in range(world_size):
             of_rank, gradients_of_rank = results[rank, name]
             torch.testing.assert_close(of_rank, value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
@@ -86,10 +114,11 @@ def test_ranks_together_are_one_process(world_size):
 
 
 def test_without_a_process_group_sync_changes_nothing():
-    x, y = whole_batch(3)
+    x, *targets = whole_batch(3)
     model = network()
     for cls, arguments in CASES.values():
-        together, alone = (cls(**{**FLAGS, **arguments}, sync=sync)(model(x), y) for sync in (True, False))
+        y = target_of(arguments, *targets)
+        together, alone = (cls(**arguments, sync=sync)(model(x), y) for sync in (True, False))
         torch.testing.assert_close(together, alone)
 
 

@@ -1,0 +1,36 @@
+"""What the suite prints at its end: one line per loss and law of test_contract.py."""
+
+from collections import Counter, defaultdict
+
+VERDICTS = {"failed": "FAILED", "error": "FAILED", "passed": "passed", "skipped": "does not apply"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name == "test_contract.py" and hasattr(item, "callspec"):
+            law = item.originalname.removeprefix("test_").replace("_", " ")
+            item.user_properties += [("loss", item.callspec.params["name"]), ("law", law)]
+
+
+def pytest_terminal_summary(terminalreporter):
+    laws = defaultdict(Counter)
+    for outcome, verdict in VERDICTS.items():
+        for report in terminalreporter.getreports(outcome):
+            properties = dict(report.user_properties)
+            if "law" in properties:
+                reason = report.longrepr[2].replace("Skipped", "") if outcome == "skipped" else ""
+                laws[properties["loss"], properties["law"]][verdict + reason] += 1
+    if not laws:
+        return
+    terminalreporter.write_sep("=", "losses and laws")
+    loss_width, law_width = (max(map(len, column)) for column in zip(*laws, strict=True))
+    for (loss, law), cases in sorted(laws.items()):
+        verdicts = ", ".join(in_words(verdict, number, cases.total()) for verdict, number in cases.items())
+        terminalreporter.write_line(f"{loss:{loss_width}}  {law:{law_width}}  {verdicts}", red="FAILED" in verdicts)
+
+
+def in_words(verdict, number, total):
+    """Of the cases of a law: ``passed``, ``passed 3``, ``FAILED 1 of 3``, ``does not apply: (the reason)``."""
+    if total == 1 or "does not apply" in verdict:
+        return verdict
+    return f"{verdict} {number}" if number == total else f"{verdict} {number} of {total}"
