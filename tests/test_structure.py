@@ -66,7 +66,7 @@ PUBLIC = {
         "PerImageScores",
         "mean_interval",
     },
-    "handlers": {"PerImageDice", "PerImageHandler", "PerImageIoU"},
+    "handlers": {"OverlapHandler", "PerImageDice", "PerImageHandler", "PerImageIoU", "PerImageSummary"},
     "data": {
         "DataError",
         "MSDTask",
