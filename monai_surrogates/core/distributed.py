@@ -21,9 +21,7 @@ def is_shared() -> bool:
 class _RankSum(torch.autograd.Function):
     @staticmethod
     def forward(values: Tensor) -> Tensor:
-        total = values.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return rank_total(values.detach())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -60,6 +58,13 @@ def _voxels_of_ranks(values: Tensor) -> list[int]:
     dist.all_reduce(sizes)
     found: list[int] = sizes.tolist()
     return found
+
+
+def rank_total(counts: Tensor) -> Tensor:
+    """The sum over all ranks of what has no gradient."""
+    total = counts.contiguous().clone()
+    dist.all_reduce(total)
+    return total
 
 
 def rank_sum(values: Tensor) -> Tensor:

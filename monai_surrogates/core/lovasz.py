@@ -104,11 +104,11 @@ def _binned_weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None, 
     counted = torch.ones_like(cell) if valid is None else valid.expand_as(cell).long()
     histogram = torch.zeros(*errors.shape[:-1], 2 * bins, dtype=torch.int64, device=errors.device)
     histogram = histogram.scatter_add(-1, cell, counted)
-    table = _bin_weights(rank_sum(histogram) if sync else histogram, errors.dtype)
+    table = bin_weights(rank_sum(histogram) if sync else histogram, errors.dtype)
     return table.gather(-1, cell) * counted
 
 
-def _bin_weights(histogram: Tensor, dtype: torch.dtype) -> Tensor:
+def bin_weights(histogram: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights of background voxels, then of reference voxels, per bin, from counts in the same layout."""
     background, reference = histogram.chunk(2, dim=-1)
     volume = reference.sum(-1, keepdim=True)

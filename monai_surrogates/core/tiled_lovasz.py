@@ -1,0 +1,213 @@
+"""Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: what ``lovasz_jaccard_binned`` gives, in linear time.
+
+Each voxel and class falls into a cell (class; background or reference; bin of its error). One histogram of the cells gives
+their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. Cells and
+then weights share one tensor as large as the logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
+from monai_surrogates.core.lovasz import bin_weights
+from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, rows, take, tile_size, tiles
+
+_ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
+LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor weights, Tensor lse, Tensor slopes) -> Tensor")
+LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define("lovasz_two_classes_backward(Tensor logits, Tensor cells, Tensor tables, Tensor slopes) -> Tensor")
+
+
+def tiled_lovasz_binned(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, *, bins: int, batch: bool = False, sync: bool = False
+) -> Tensor:
+    """Binned Lovász extension of 1 − IoU of softmax(logits) per item and class, differentiable.
+
+    Args:
+        logits: (B, C, N), float32 or float64, C above 1, finite where not valid.
+        labels: (B, N), int64.
+        valid: (B, N) bool, False for voxels that do not count; None if all do.
+        bins: number of bins of [0, 1].
+        batch: the items make one image.
+        sync: with ``batch``, and so do those of all ranks: one all-reduce of histograms, and one of the losses.
+
+    Returns:
+        (B, C), or (1, C) of the batch, in the type of the logits.
+    """
+    function = _TwoClasses if logits.shape[1] == 2 else _SoftmaxLovasz
+    shared = sync and is_shared()
+    loss: Tensor = function.apply(logits, labels, valid, bins, batch, shared)[0]  # type: ignore[no-untyped-call]
+    if not batch:
+        return loss
+    loss = loss.sum(0, keepdim=True)
+    return rank_sum(loss) if shared else loss
+
+
+class _SoftmaxLovasz(torch.autograd.Function):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        loss, weights, lse = torch.ops.monai_surrogates.lovasz_softmax(*arguments)
+        return loss, weights, lse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
+        return grad, None, None, None, None, None
+
+
+class _TwoClasses(_SoftmaxLovasz):
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        loss, cells, tables = torch.ops.monai_surrogates.lovasz_two_classes(*arguments)
+        return loss, cells, tables
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(*ctx.saved_tensors, gradients[0].contiguous())
+        return grad, None, None, None, None, None
+
+
+def _lovasz_softmax(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    items, num_classes, voxels = logits.shape
+    lse = logits.new_empty(items, voxels)
+    weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    cells = weights.view(torch.int32 if weights.element_size() == 4 else torch.int64)  # in the same memory
+    buffer = logits.new_empty(num_classes, tile_size(logits))
+    for item, part in tiles(logits):
+        x, y, v = take(logits, labels, valid, item, part)
+        e, scale = exponentials(x, lse[item, part], buffer[:, : x.shape[1]])
+        _fill_cells(e.mul_(scale), y, v, bins, cells[item, :, part])
+    histogram = torch.stack([torch.stack([_histogram(row, bins) for row in item]) for item in cells])
+    table = _table(histogram, batch, sync, logits.dtype).expand(items, -1, -1)
+    # Σ w|p − y| = Σ ±w·p + Σ w over the reference
+    loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
+    signs = torch.ones(2 * bins, dtype=logits.dtype)
+    signs[bins:] = -1
+    signed = torch.nn.functional.pad(table * signs, (0, 1))
+    for item, c, part in rows(logits):
+        own = signed[item, c].index_select(0, cells[item, c, part])
+        p = torch.sub(logits[item, c, part], lse[item, part]).exp_()
+        loss[item, c] += torch.dot(p, own)
+        weights[item, c, part] = own
+    return loss.to(logits.dtype), weights, lse
+
+
+def _fill_cells(p: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
+    """The cell of each voxel and class: the bin of its error, + bins in the reference, 2·bins where it does not count."""
+    own = 1 - p.gather(0, y.unsqueeze(0))
+    cells.copy_(_scaled(p, bins))
+    cells.scatter_(0, y.unsqueeze(0), _scaled(own, bins).to(cells.dtype).add_(bins))
+    if v is not None:
+        cells.masked_fill_(~v, 2 * bins)
+
+
+def _scaled(errors: Tensor, bins: int) -> Tensor:
+    """bins·e, in place, below ``bins`` also for e = 1; what is cut off behind the point is its bin.
+
+    NaN, of logits that are not finite, has no bin: it counts in the first one here, and makes the loss NaN all the same.
+    """
+    errors.mul_(bins * (1 - torch.finfo(errors.dtype).eps))
+    return errors if bool(errors.sum().isfinite()) else errors.nan_to_num_(0, 0, 0)
+
+
+def _histogram(cells: Tensor, bins: int) -> Tensor:
+    return torch.bincount(cells, minlength=2 * bins + 1)[: 2 * bins]
+
+
+def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Tensor:
+    """Weights of the cells, (B or 1, C, 2·bins), from their counts; ``bin_weights`` has the largest errors first."""
+    if batch:
+        histogram = histogram.sum(0, keepdim=True)
+    falling = (rank_total(histogram) if sync else histogram).unflatten(-1, (2, -1)).flip(-1).flatten(-2)
+    return bin_weights(falling, dtype).unflatten(-1, (2, -1)).flip(-1).flatten(-2)
+
+
+def _lovasz_softmax_backward(logits: Tensor, weights: Tensor, lse: Tensor, slopes: Tensor) -> Tensor:
+    """∂L/∂x_c = a_c q_c − p_c Σ_k a_k q_k with q = p·g, g the signed weights and a the slopes of the classes."""
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    buffer = logits.new_empty(logits.shape[1], tile_size(logits))
+    for item, part in tiles(logits):
+        x, a, out = logits[item, :, part], slopes[item], grad[item, :, part]
+        p = torch.sub(x, lse[item, part], out=buffer[:, : x.shape[1]]).exp_()
+        torch.mul(p, weights[item, :, part], out=out)
+        mean = a @ out
+        out.mul_(a.unsqueeze(1)).addcmul_(p, mean, value=-1)
+    return grad
+
+
+def _lovasz_two_classes(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """With softmax both classes have the same errors, and what is reference to the one is background to the other."""
+    items, _, voxels = logits.shape
+    cells = torch.empty(items, voxels, dtype=torch.int32)
+    for item, part in tiles(logits):
+        errors, y, v = _two_class_errors(*take(logits, labels, valid, item, part))
+        torch.add(_scaled(errors, bins).to(torch.int32), y, alpha=bins, out=cells[item, part])
+        if v is not None:
+            cells[item, part].masked_fill_(~v, 2 * bins)
+    of_one = torch.stack([_histogram(of_item, bins) for of_item in cells])
+    of_both = torch.stack([of_one.roll(bins, -1), of_one], dim=1)
+    tables = _table(of_both, batch, sync, logits.dtype).expand(items, -1, -1)
+    tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the cells of class 1
+    tables = torch.nn.functional.pad(tables, (0, 1))
+    loss = torch.zeros(items, 2, dtype=torch.float64)
+    for item, part in tiles(logits):
+        errors, _, _ = _two_class_errors(*take(logits, labels, valid, item, part))
+        for c in (0, 1):
+            loss[item, c] += torch.dot(tables[item, c].index_select(0, cells[item, part]), errors)
+    return loss.to(logits.dtype), cells, tables
+
+
+def _two_class_errors(x: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """|p₁ − y|, in both classes."""
+    return torch.sub(x[1], x[0]).sigmoid_().sub_(y).abs_(), y, v
+
+
+def _lovasz_two_classes_backward(logits: Tensor, cells: Tensor, tables: Tensor, slopes: Tensor) -> Tensor:
+    """∂L/∂x₁ = −∂L/∂x₀ = p₁(1 − p₁)·g, g = ±Σ_c slope_c w_c, + outside class 1 and − in it."""
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    bins = tables.shape[-1] // 2
+    both = torch.einsum("bc,bck->bk", slopes, tables)
+    both[:, bins : 2 * bins].neg_()
+    for item, part in tiles(logits):
+        p = torch.sub(logits[item, 1, part], logits[item, 0, part]).sigmoid_()
+        g = both[item].index_select(0, cells[item, part])
+        torch.mul(g.mul_(p), p.neg_().add_(1), out=grad[item, 1, part])
+        torch.neg(grad[item, 1, part], out=grad[item, 0, part])
+    return grad
+
+
+def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return logits.new_empty(logits.shape[:2]), torch.empty_like(logits), logits.new_empty(labels.shape)
+
+
+def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    cells = torch.empty_like(labels, dtype=torch.int32)
+    return logits.new_empty(logits.shape[:2]), cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
+
+
+def _no_grad(logits: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+for _name, _on_cpu, _on_meta in (
+    ("lovasz_softmax", _lovasz_softmax, _nothing),
+    ("lovasz_softmax_backward", _lovasz_softmax_backward, _no_grad),
+    ("lovasz_two_classes", _lovasz_two_classes, _nothing_of_two),
+    ("lovasz_two_classes_backward", _lovasz_two_classes_backward, _no_grad),
+):
+    LIBRARY.impl(_name, _on_cpu, "CPU")
+    LIBRARY.impl(_name, _on_meta, "Meta")

@@ -1,0 +1,198 @@
+"""Softmax and soft overlap in one pass over the logits, tile by tile: what softmax and ``soft_overlap`` give, on a CPU.
+
+No tensor as large as the logits is made but their gradient. The classes' probabilities of a tile live in a buffer that stays in
+the cache; between the passes only log Σ exp x of each voxel is kept (nothing at two classes, where p₁ = σ(x₁ − x₀)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = 2**19  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
+
+LIBRARY = torch.library.Library("monai_surrogates", "DEF")
+LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
+LIBRARY.define(
+    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor lse, Tensor slopes) -> Tensor"
+)
+
+
+def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
+    """Σ p_y and Σ p (Σ p² if squared) per item and class of p = softmax(logits), differentiable.
+
+    Args:
+        logits: (B, C, N), float32 or float64, C above 1, finite where not valid.
+        labels: (B, N), int64.
+        valid: (B, N) bool, False for voxels that do not count; None if all do.
+        squared: squared volumes.
+
+    Returns:
+        (2, B, C), intersection and volume, in the type of the logits.
+    """
+    counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]
+    return counts[0]
+
+
+class _SoftmaxOverlap(torch.autograd.Function):
+    @staticmethod
+    def forward(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
+        counts, lse = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
+        return counts, lse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        logits, labels, valid, ctx.squared = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(logits, labels, valid, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, labels, valid, lse = ctx.saved_tensors
+        grad = torch.ops.monai_surrogates.softmax_overlap_backward(
+            logits, labels, valid, ctx.squared, lse, gradients[0].contiguous()
+        )
+        return grad, None, None, None
+
+
+def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
+    batch, num_classes, voxels = logits.shape
+    counts = torch.zeros(2, batch, num_classes, dtype=torch.float64)
+    if num_classes == 2:
+        for item, part in tiles(logits):
+            counts[:, item] += _two_class_counts(*take(logits, labels, valid, item, part), squared)
+        return counts.to(logits.dtype), logits.new_empty(0)
+    lse = logits.new_empty(batch, voxels)
+    buffer = logits.new_empty(num_classes, tile_size(logits))
+    for item, part in tiles(logits):
+        x, y, v = take(logits, labels, valid, item, part)
+        p, scale = exponentials(x, lse[item, part], buffer[:, : x.shape[1]])
+        if v is not None:
+            scale = scale * v
+        own = p.gather(0, y.unsqueeze(0))[0].mul_(scale).double()
+        counts[0, item] += torch.bincount(y, weights=own, minlength=num_classes)
+        counts[1, item] += p.square_() @ scale.square() if squared else p @ scale
+    return counts.to(logits.dtype), lse
+
+
+def exponentials(x: Tensor, lse: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the first axis of x (C, n), as two factors: e (C, n), into ``out``, and 1/Σ e (n,); log Σ exp x into ``lse``."""
+    largest = x.amax(0)
+    total = torch.sub(x, largest, out=out).exp_().sum(0)
+    torch.add(largest, total.log(), out=lse)
+    return out, total.reciprocal_()
+
+
+def _slopes(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, lse: Tensor, slopes: Tensor
+) -> Tensor:
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    num_classes = logits.shape[1]
+    buffer = logits.new_empty(num_classes, tile_size(logits))
+    for item, part in tiles(logits):
+        x, y, v = take(logits, labels, valid, item, part)
+        of_own, of_volume = slopes[:, item]
+        if num_classes == 2:
+            _two_class_slopes(x, y, v, squared, of_own, of_volume, grad[item, :, part])
+            continue
+        p = torch.sub(x, lse[item, part], out=buffer[:, : x.shape[1]]).exp_()
+        softmax_backward_tile(p, y, v, squared, of_own, of_volume, grad[item, :, part])
+    return grad
+
+
+def softmax_backward_tile(
+    p: Tensor, y: Tensor, v: Tensor | None, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
+) -> None:
+    """∂L/∂x_c = p_c(a_c − s) + [c = y] p_y b_y with s = Σ_k p_k a_k + p_y b_y; squared: a_c becomes 2 p_c a_c.
+
+    Args:
+        p: probabilities of a tile, (C, n).
+        y: labels, (n,).
+        v: (n,), False for voxels that do not count.
+        squared: squared volumes.
+        of_own: b, slopes of the intersection, (C,).
+        of_volume: a, slopes of the volume, (C,).
+        out: ∂L/∂x, (C, n).
+    """
+    own = p.gather(0, y.unsqueeze(0)).mul_(of_own[y])
+    a = (2 * of_volume.unsqueeze(1)) * p if squared else of_volume.unsqueeze(1)
+    s = (a * p).sum(0) if squared else of_volume @ p
+    torch.sub(a, s.add_(own[0]), out=out).mul_(p)
+    out.scatter_add_(0, y.unsqueeze(0), own)
+    if v is not None:
+        out.mul_(v)
+
+
+def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
+    """With p = p₁ and q = 1 − p: (Σ q(1 − y), Σ p y) and (Σ q, Σ p); everything follows from Σ p, Σ y, Σ p y and n."""
+    p, y, n = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype), float(x.shape[1])
+    if v is not None:
+        p, y, n = p.mul_(v), y * v, v.sum(dtype=torch.float64).item()
+    both, positive, present = (t.double() for t in (torch.dot(p, y), p.sum(), y.sum()))
+    volume = torch.stack([n - positive, positive])
+    if squared:
+        squares = torch.dot(p, p).double()
+        volume = torch.stack([n - 2 * positive + squares, squares])
+    return torch.stack([torch.stack([n - positive - present + both, both]), volume])
+
+
+def _two_class_slopes(
+    x: Tensor, y: Tensor, v: Tensor | None, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
+) -> None:
+    """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
+    p = torch.sub(x[1], x[0]).sigmoid_()
+    g = y.to(x.dtype).mul_(of_own.sum()).sub_(of_own[0])
+    if squared:
+        g.add_(p * (2 * of_volume.sum())).sub_(2 * of_volume[0])
+    else:
+        g.add_(of_volume[1] - of_volume[0])
+    torch.mul(g.mul_(p), p.neg_().add_(1), out=out[1])
+    if v is not None:
+        out[1].mul_(v)
+    torch.neg(out[1], out=out[0])
+
+
+def tile_size(logits: Tensor) -> int:
+    """Voxels in a tile."""
+    return max(1, min(TILE // logits.shape[1], logits.shape[2]))
+
+
+def tiles(logits: Tensor) -> Iterator[tuple[int, slice]]:
+    """Item and voxels of each tile of (B, C, N)."""
+    step = tile_size(logits)
+    for item in range(logits.shape[0]):
+        for start in range(0, logits.shape[2], step):
+            yield item, slice(start, start + step)
+
+
+def rows(logits: Tensor) -> Iterator[tuple[int, int, slice]]:
+    """Item, class and voxels of each piece of a row of (B, C, N)."""
+    for item in range(logits.shape[0]):
+        for c in range(logits.shape[1]):
+            for start in range(0, logits.shape[2], TILE):
+                yield item, c, slice(start, start + TILE)
+
+
+def take(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, item: int, part: slice
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    return logits[item, :, part], labels[item, part], None if valid is None else valid[item, part]
+
+
+def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
+    batch, num_classes, voxels = logits.shape
+    kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, voxels)
+    return logits.new_empty(2, batch, num_classes), kept
+
+
+def _no_slopes(logits: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+LIBRARY.impl("softmax_overlap", _counts, "CPU")
+LIBRARY.impl("softmax_overlap_backward", _slopes, "CPU")
+LIBRARY.impl("softmax_overlap", _no_counts, "Meta")
+LIBRARY.impl("softmax_overlap_backward", _no_slopes, "Meta")
