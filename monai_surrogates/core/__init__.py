@@ -3,7 +3,7 @@
 from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
-from monai_surrogates.core.overlap import Overlap, soft_overlap
+from monai_surrogates.core.overlap import Overlap, label_counts, soft_overlap, softmax_overlap
 from monai_surrogates.core.scores import (
     EMPTY_RULES,
     SCORES,
@@ -14,6 +14,7 @@ from monai_surrogates.core.scores import (
     relative_volume_error,
     tversky_index,
 )
+from monai_surrogates.core.tiled_lovasz import tiled_lovasz_binned
 from monai_surrogates.core.weights import WEIGHTINGS, class_weights, positive_weights
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "dice_score",
     "hard_overlap",
     "jaccard_score",
+    "label_counts",
     "lovasz_jaccard",
     "lovasz_jaccard_binned",
     "lovasz_jaccard_weights",
@@ -35,5 +37,7 @@ __all__ = [
     "recall_score",
     "relative_volume_error",
     "soft_overlap",
+    "softmax_overlap",
+    "tiled_lovasz_binned",
     "tversky_index",
 ]

@@ -1,4 +1,4 @@
-"""Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: what ``lovasz_jaccard_binned`` gives, in linear time.
+"""Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: what ``lovasz_jaccard_binned`` gives, faster.
 
 Each voxel and class falls into a cell (class; background or reference; bin of its error). One histogram of the cells gives
 their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. Cells and
@@ -130,8 +130,14 @@ def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Te
     """Weights of the cells, (B or 1, C, 2·bins), from their counts; ``bin_weights`` has the largest errors first."""
     if batch:
         histogram = histogram.sum(0, keepdim=True)
-    falling = (rank_total(histogram) if sync else histogram).unflatten(-1, (2, -1)).flip(-1).flatten(-2)
-    return bin_weights(falling, dtype).unflatten(-1, (2, -1)).flip(-1).flatten(-2)
+    falling = _flip_bins(rank_total(histogram) if sync else histogram)
+    return _flip_bins(bin_weights(falling, dtype))
+
+
+def _flip_bins(table: Tensor) -> Tensor:
+    """The bins of the background and those of the reference the other way round."""
+    background, reference = table.chunk(2, dim=-1)
+    return torch.cat([background.flip(-1), reference.flip(-1)], dim=-1)
 
 
 def _lovasz_softmax_backward(logits: Tensor, weights: Tensor, lse: Tensor, slopes: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 TILE = 2**19  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
 
-LIBRARY = torch.library.Library("monai_surrogates", "DEF")
+# Operators, so that torch.compile keeps them as they are.
+LIBRARY: Any = torch.library.Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(
     "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor lse, Tensor slopes) -> Tensor"
@@ -79,16 +80,14 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
 
 
 def exponentials(x: Tensor, lse: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the first axis of x (C, n), as two factors: e (C, n), into ``out``, and 1/Σ e (n,); log Σ exp x into ``lse``."""
+    """Softmax over the first axis of x (C, n) in two factors, e (C, n) in ``out`` and 1/Σ e (n,); log Σ exp x in ``lse``."""
     largest = x.amax(0)
     total = torch.sub(x, largest, out=out).exp_().sum(0)
     torch.add(largest, total.log(), out=lse)
     return out, total.reciprocal_()
 
 
-def _slopes(
-    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, lse: Tensor, slopes: Tensor
-) -> Tensor:
+def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, lse: Tensor, slopes: Tensor) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     num_classes = logits.shape[1]
     buffer = logits.new_empty(num_classes, tile_size(logits))
@@ -179,6 +178,7 @@ def rows(logits: Tensor) -> Iterator[tuple[int, int, slice]]:
 def take(
     logits: Tensor, labels: Tensor, valid: Tensor | None, item: int, part: slice
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A tile of each."""
     return logits[item, :, part], labels[item, part], None if valid is None else valid[item, part]
 
 

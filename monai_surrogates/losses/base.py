@@ -268,11 +268,13 @@ class PerClassLoss(SurrogateLoss):
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
 
+    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
+        """The same from logits and a label map under softmax, without their probabilities; None where there is no such way."""
+        return None
+
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        voxels = voxels._replace(input=self._probabilities(voxels.input, spatial))
-        if self.two_class:
-            voxels = _with_background(voxels)
-        loss, reference = self._per_class(voxels)
+        tiled = self._tiled(voxels) if self._softmax_of_labels(voxels) else None
+        loss, reference = tiled or self._per_class(self._scored(voxels, spatial))
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
         num_classes = loss.shape[1]
@@ -287,6 +289,15 @@ class PerClassLoss(SurrogateLoss):
         if self.batch:
             counted = counted.sum(0, keepdim=True)
         return (rank_sum(counted) if self.sync else counted) > 0
+
+    def _softmax_of_labels(self, voxels: Voxels) -> bool:
+        """Whether the tiled kernels fit; they run on a CPU (and, without values, on the meta device)."""
+        return self.softmax and voxels.is_label_map and voxels.input.device.type in ("cpu", "meta")
+
+    def _scored(self, voxels: Voxels, spatial: tuple[int, ...]) -> Voxels:
+        """Probabilities, of two classes where one channel is scored as two."""
+        voxels = voxels._replace(input=self._probabilities(voxels.input, spatial))
+        return _with_background(voxels) if self.two_class else voxels
 
     def _probabilities(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
         if self.other_act is not None:  # somebody else's activation may look at the spatial axes

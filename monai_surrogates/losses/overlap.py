@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from monai_surrogates.core import soft_overlap, tversky_index
+from monai_surrogates.core import Overlap, soft_overlap, softmax_overlap, tversky_index
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import PerClassLoss
 
@@ -40,7 +40,12 @@ class OverlapLoss(PerClassLoss):
         self.soft_label = soft_label
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
-        overlap = soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label)
+        return self._of_overlap(soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label))
+
+    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
+        return self._of_overlap(softmax_overlap(logits, squared=self.squared_pred))
+
+    def _of_overlap(self, overlap: Overlap) -> tuple[Tensor, Tensor]:
         if self.batch:
             overlap = overlap.pooled(self.sync)
         index = tversky_index(
