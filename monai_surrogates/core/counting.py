@@ -26,6 +26,7 @@ from monai_surrogates.core.inputs import (
 from monai_surrogates.core.overlap import Overlap
 
 TILE = 2**18  # values
+GPU_TILE = 2**24  # fewer calls; the temporaries of a tile stay far below a volume of logits
 LARGEST_TABLE = 181  # its square still fits into int16
 
 Images = Tensor | Sequence[Tensor]
@@ -63,7 +64,8 @@ def hard_overlap(
         threshold: values of the prediction from here on are 1, the others 0; in the unit of the prediction.
         argmax: the prediction has one channel per class, and each voxel belongs to the largest.
         ignore_index: voxels to remove on both sides, as if they were cropped away: those whose label it is. In masks of C > 1
-            channels it names the class whose voxels go, or, outside 0..C-1, the value that marks them in some channel.
+            channels it names the class whose voxels go, or, outside 0..C-1, the value that marks them in some channel. A
+            voxel without any class stays (MONAI's metrics remove it): of structures it is the background.
         mask: 0 or 1 for each voxel, (B, 1, spatial...) or a list of (1, spatial...); voxels with 0 are removed too.
         check: whether values are checked, which reads them on the host. Without it a GPU is never waited for, a label outside
             0..C-1 belongs to no class, and what is not 0 in a mask counts as 1.
@@ -100,8 +102,10 @@ class OverlapCounter:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, but is {self.num_classes}.")
+        if self.num_classes is not None and (not isinstance(self.num_classes, int) or self.num_classes < 1):
+            raise ValueError(
+                f"num_classes must be at least 1, a whole number, but is {self.num_classes!r}; count the classes."
+            )
         if self.argmax and self.threshold is not None:
             raise ValueError(
                 f"threshold={self.threshold} and argmax=True exclude each other; keep argmax for classes of which each voxel "
@@ -195,7 +199,7 @@ class OverlapCounter:
         valid = self._valid(r, mask, check)
         sides = [
             self._numbers(x, side, num_classes if is_map[side] else None, valid, check)
-            for side, x in enumerate((self._harden(p, check), r))
+            for side, x in enumerate((self._harden(p, valid, check), r))
         ]
         two_classes = num_classes == 2 and all(is_map)
         if two_classes and not check:  # some labels may be no class, so that each class is counted by itself
@@ -226,9 +230,9 @@ class OverlapCounter:
             kept = differs_from(r, self.ignore_index).all(0)
         return kept if marked is None else kept & marked
 
-    def _harden(self, p: Tensor, check: bool) -> Tensor:
+    def _harden(self, p: Tensor, valid: Tensor | None, check: bool) -> Tensor:
         if check and (self.argmax or self.threshold is not None):
-            check_no_nan(p, self.names[0])
+            check_no_nan(p if valid is None else p.where(valid, 0), self.names[0])
         if self.argmax:
             return largest_channel(p).unsqueeze(0)
         return p if self.threshold is None else p >= self.threshold
@@ -348,7 +352,7 @@ def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
 
 def _tiles(p: Tensor, r: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     voxels, channels = r.shape[-1], max(len(p), len(r))
-    step = max(TILE // channels, 1) if r.device.type == "cpu" else max(voxels, 1)
+    step = max((TILE if r.device.type == "cpu" else GPU_TILE) // channels, 1)
     for start in range(0, voxels, step):
         part = slice(start, start + step)
         yield signed(p[:, part]), signed(r[:, part]), None if mask is None else signed(mask[part])

@@ -159,6 +159,6 @@ def choose_empty_rule(empty: str | None, ignore_empty: bool | None) -> str:
         raise ValueError(
             f"ignore_empty={ignore_empty} means empty={alias!r}, but empty={empty!r} is given; keep one of the two."
         )
-    rule = empty or alias or "ignore"
+    rule = empty if empty is not None else alias or "ignore"
     check_empty_rule(rule)
     return rule

@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from abc import abstractmethod
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +37,7 @@ class OverlapHandler(IgniteMetricHandler):
 
     Under torch.distributed all ranks' images count together; a rank may have none. Samplers repeat images to give each rank
     equally many: repeats are dropped where the file names are in the meta data, and a log line says how many. The details
-    keep them, because MetricsSaver puts a file name to each row.
+    keep them, because MetricsSaver puts a file name to each row. Every rank must call ``compute`` and ``state_dict``.
 
     Args:
         metric_fn: the metric that collects.
@@ -45,7 +45,7 @@ class OverlapHandler(IgniteMetricHandler):
             such as ``monai.handlers.from_engine(["pred", "label"])``. A reference (B, spatial...) is read as
             (B, 1, spatial...).
         save_details: fill ``engine.state.metric_details``.
-        drop_repeats: count an image once that several ranks, or one rank of several, have scored.
+        drop_repeats: count an image once that several ranks have scored: the same file, patch and scores.
 
     Raises:
         NotComputableError: the epoch ended without a single image on any rank.
@@ -105,6 +105,19 @@ class OverlapHandler(IgniteMetricHandler):
         for name in self._filled:
             name_classes(engine, name, self.metric_fn.class_labels)
 
+    def iteration_completed(self, engine: Engine) -> None:
+        """Score an iteration as one batch, so that one that fails leaves nothing; Ignite would unroll lists, and drop masks."""
+        output = self._output_transform(engine.state.output)
+        if isinstance(output, Mapping):
+            missing = [key for key in ("y_pred", "y") if key not in output]
+            if missing:
+                raise ValueError(
+                    f"output must hold y_pred and y, but has no {' and no '.join(missing)}; rename its keys."
+                )
+            output = [output[key] for key in ("y_pred", "y", "mask") if key in output]
+        if any(isinstance(part, Tensor) or len(part) for part in output):  # else a batch without an image
+            self.update(output)
+
     def reset(self) -> None:
         """Forget all images."""
         super().reset()
@@ -118,8 +131,7 @@ class OverlapHandler(IgniteMetricHandler):
                 "choose them by output_transform."
             )
         prediction, reference, *mask = output
-        if isinstance(prediction, Tensor) and isinstance(reference, Tensor) and reference.ndim == prediction.ndim - 1:
-            reference = reference.unsqueeze(1)
+        reference = _with_channel(reference, prediction)
         self.metric_fn(prediction, reference, **({"mask": mask[0]} if mask else {}))
         self._is_reduced = False
         self._images += image_names(prediction, reference)
@@ -132,7 +144,7 @@ class OverlapHandler(IgniteMetricHandler):
         if rows is None or len(rows) == 0:
             raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
         self._details = self.details()
-        self.metric_fn.select(self._first_of_each(len(rows)))
+        self.metric_fn.select(self._first_of_each(rows))
         self._readings = self._finite(self.readings())
         self._is_reduced = True
         score: float | Tensor = self._readings[""]
@@ -148,7 +160,7 @@ class OverlapHandler(IgniteMetricHandler):
             self._filled |= filled.keys()
 
     def state_dict(self) -> OrderedDict[str, Any]:
-        """The images so far, each rank's apart, so that an epoch may go on where a checkpoint was written."""
+        """The images so far, each rank's apart. An engine that resumes begins its epoch anew, as with Ignite's metrics."""
         own = {"rows": self.metric_fn.collected(), "images": self._images}
         return OrderedDict(per_rank=idist.all_gather(own) if idist.get_world_size() > 1 else [own])
 
@@ -156,7 +168,7 @@ class OverlapHandler(IgniteMetricHandler):
         """Go on from what :meth:`state_dict` gave, on as many ranks.
 
         Raises:
-            ValueError: another number of ranks.
+            ValueError: the state of another number of ranks, or of another kind of handler; what was collected stays.
         """
         per_rank = state_dict["per_rank"]
         if len(per_rank) != idist.get_world_size():
@@ -165,21 +177,32 @@ class OverlapHandler(IgniteMetricHandler):
                 "resume with as many."
             )
         own = per_rank[idist.get_rank()]
-        self.reset()
-        if own["rows"] is not None:
-            self.metric_fn.extend(own["rows"])
-        self._images = list(own["images"])
-
-    def _first_of_each(self, rows: int) -> list[int]:
-        """The rows that count; only several ranks repeat images to be even."""
-        if not self.drop_repeats or idist.get_world_size() == 1:
-            return list(range(rows))
-        images = [name for names in idist.all_gather(self._images) for name in names]
-        kept = list({name or str(row): row for row, name in reversed(list(enumerate(images)))}.values())[::-1]
-        if len(kept) < rows and idist.get_rank() == 0:
-            logger.info(
-                "%s: dropped %d repeats among %d images.", self._name or type(self).__name__, rows - len(kept), rows
+        rows, images = own["rows"], list(own["images"])
+        if len(images) != (0 if rows is None else len(rows)) or (
+            rows is not None and rows.ndim != self.metric_fn.row_ndim + 1
+        ):
+            raise ValueError(
+                f"state_dict must hold rows of {type(self.metric_fn).__name__} and a name for each, but holds "
+                f"{None if rows is None else tuple(rows.shape)} and {len(images)} names; load the state of the same handler."
             )
+        self.reset()
+        if rows is not None:
+            self.metric_fn.extend(rows)
+        self._images = images
+
+    def _first_of_each(self, rows: Tensor) -> list[int]:
+        """The rows that count; only several ranks repeat images to be even."""
+        every = list(range(len(rows)))
+        if not self.drop_repeats or idist.get_world_size() == 1:
+            return every
+        images = [key for keys in idist.all_gather(_numbered(self._images)) for key in keys]
+        # Items of one file may differ without MONAI's meta data saying so, such as slices; then their scores do.
+        keys = [(*image, str(cells.tolist())) for image, cells in zip(images, rows, strict=True)]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        kept = [row for row, key in enumerate(keys) if not key[0] or first[key] == row]
+        if len(kept) < len(rows) and idist.get_rank() == 0:
+            name = self._name or type(self).__name__
+            logger.info("%s: dropped %d repeats among %d images.", name, len(rows) - len(kept), len(rows))
         return kept
 
     def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
@@ -189,10 +212,12 @@ class OverlapHandler(IgniteMetricHandler):
             self._warned = True
             none = bool(values[""].isnan().all())
             found = "no image has a defined score" if none else "some of the scores are undefined"
-            keys = class_keys(self.metric_fn.class_labels)
-            classes = "" if none else "".join(f"{what}, " for what in undefined if what in keys)
+            classes = {
+                key for key in class_keys(self.metric_fn.class_labels) for what in undefined if _is_of(what, key)
+            }
+            named = "" if none else "".join(f"{key}, " for key in sorted(classes))
             warnings.warn(
-                f"{self._name or type(self).__name__}: {found} ({classes}empty references, empty={self.metric_fn.empty!r}); "
+                f"{self._name or type(self).__name__}: {found} ({named}empty masks, empty={self.metric_fn.empty!r}); "
                 "reported as 0.",
                 stacklevel=2,
             )
@@ -205,8 +230,8 @@ def class_keys(labels: Sequence[str]) -> list[str]:
     Raises:
         ValueError: two keys of the handler would be the same.
     """
-    keys = [re.sub(r"[^\w.\- :/]", "_", label) for label in labels]
-    every = ["defined", *keys, *(f"{key}/defined" for key in keys)]
+    keys = [re.sub(r"^\.+$|[^\w.\- :]", "_", label) for label in labels]
+    every = ["", "defined", *keys, *(f"{key}/defined" for key in keys)]
     twice = sorted({key for key in every if every.count(key) > 1})
     if twice:
         raise ValueError(
@@ -222,6 +247,29 @@ def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:
     return [next(filter(None, names), "") for names in zip(*of_sides, strict=True)]
 
 
+def _with_channel(reference: Any, prediction: Any) -> Any:
+    """A reference (B, spatial...) as (B, 1, spatial...), and so the images of a list."""
+    if isinstance(reference, Tensor) and isinstance(prediction, Tensor):
+        return reference.unsqueeze(1) if reference.ndim == prediction.ndim - 1 else reference
+    if (
+        isinstance(reference, list | tuple)
+        and isinstance(prediction, list | tuple)
+        and len(reference) == len(prediction)
+    ):
+        return [r[None] if r.ndim == p.ndim - 1 else r for r, p in zip(reference, prediction, strict=True)]
+    return reference
+
+
+def _numbered(names: list[str]) -> list[tuple[str, int]]:
+    """Each name with how often it came before: samplers repeat images between ranks, never within one."""
+    seen: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        numbered.append((name, seen[name]))
+        seen[name] += 1
+    return numbered
+
+
 def _metas(images: Tensor | Sequence[Tensor]) -> list[Mapping[str, Any]]:
     if isinstance(images, MetaTensor) and images.is_batch:
         images = decollate_batch(images)
@@ -235,6 +283,10 @@ def _metas(images: Tensor | Sequence[Tensor]) -> list[Mapping[str, Any]]:
 def _name(meta: Mapping[str, Any]) -> str:
     file = meta.get(ImageMetaKey.FILENAME_OR_OBJ)
     return f"{file}, patch {meta.get(ImageMetaKey.PATCH_INDEX)}" if isinstance(file, str) and file else ""
+
+
+def _is_of(what: str, key: str) -> bool:
+    return what == key or what.startswith(f"{key}/")
 
 
 def _plain(value: Tensor) -> float | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def name_classes(engine: Engine, metric: str, labels: Sequence[str]) -> None:
         labels: one name for each column.
     """
     for saver in _savers(engine):
-        if idist.get_rank() == saver.save_rank:
+        writes = metric in (saver.metric_details or ()) or "*" in (saver.metric_details or ())
+        if writes and idist.get_rank() == saver.save_rank:
             folder = Path(saver.save_dir)
             _replace_words(folder / f"{metric}_raw.csv", saver.deli, labels, rows=False)
             _replace_words(folder / f"{metric}_summary.csv", saver.deli, labels, rows=True)
@@ -37,11 +39,12 @@ def _replace_words(file: Path, delimiter: str, labels: Sequence[str], rows: bool
     """In the head of the columns, or of the ``rows``, MetricsSaver's names become ours."""
     if not file.is_file():
         return
-    lines = file.read_text(encoding="utf-8").split("\n")
+    with file.open(newline="", encoding="utf-8") as stream:
+        table = list(csv.reader(stream, delimiter=delimiter))
     names = {f"class{number}": label for number, label in enumerate(labels)}
     if rows:
-        table = [line.split(delimiter) for line in lines[1:]]
-        lines[1:] = [delimiter.join([names.get(first, first), *rest]) for first, *rest in table]
+        table[1:] = [[names.get(first, first), *rest] for first, *rest in table[1:]]
     else:
-        lines[0] = delimiter.join(names.get(word, word) for word in lines[0].split(delimiter))
-    file.write_text("\n".join(lines), encoding="utf-8")
+        table[0] = [names.get(word, word) for word in table[0]]
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerows(table)

@@ -61,6 +61,10 @@ class _BuiltHandler(PerImageHandler):
         drop_repeats: bool = True,
         **metric: Any,
     ) -> None:
+        if "get_not_nans" in metric:
+            raise TypeError(
+                "get_not_nans has no use here: the count is always in engine.state.metrics as name/defined; drop it."
+            )
         metric_fn = self.metric_class(include_background, reduction, num_classes=num_classes, **metric)
         super().__init__(metric_fn, output_transform, save_details, drop_repeats)
 

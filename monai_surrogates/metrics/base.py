@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import ignite.distributed as idist
 import torch
@@ -24,7 +25,7 @@ class OverlapMetric(CumulativeIterationMetric):
     size. It returns the rows of the batch. A call that fails leaves what was collected as it was.
 
     Under torch.distributed, ``aggregate``, ``get_buffer`` and ``len`` gather the rows of all ranks, so that every rank must
-    call them; ranks may have any number of images, none included.
+    call them, and equally often between two resets; ranks may have any number of images, none included.
 
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
@@ -35,7 +36,8 @@ class OverlapMetric(CumulativeIterationMetric):
         empty: what a class scores that the reference lacks: ``"ignore"`` (the default), ``"score"`` or ``"both"``; see
             :func:`~monai_surrogates.core.scores.apply_empty_rule`.
         ignore_empty: MONAI's name for it: True is ``"ignore"``, False is ``"score"``.
-        class_labels: a name for each scored class; C names serve where the background is left out, too.
+        class_labels: a name for each scored class; C names serve where the background is left out, too. A mapping of labels to
+            names, as in a dataset.json, will do.
 
     Raises:
         ValueError: settings that contradict each other; then, at a call, labels out of range or with fractions, masks of other
@@ -44,6 +46,8 @@ class OverlapMetric(CumulativeIterationMetric):
     """
 
     _synced: bool
+    _synced_tensors: list[Tensor] | None
+    _selected: list[int] | None
 
     def __init__(
         self,
@@ -55,7 +59,7 @@ class OverlapMetric(CumulativeIterationMetric):
         ignore_index: int | None = None,
         empty: str | None = None,
         ignore_empty: bool | None = None,
-        class_labels: Sequence[str] | None = None,
+        class_labels: Sequence[str] | Mapping[Any, str] | None = None,
     ) -> None:
         super().__init__()
         self._count = OverlapCounter(num_classes, threshold, argmax, ignore_index, names=("y_pred", "y"))
@@ -63,11 +67,15 @@ class OverlapMetric(CumulativeIterationMetric):
         self.include_background = include_background
         self.num_classes = num_classes
         self.empty = choose_empty_rule(empty, ignore_empty)
-        self.given_labels = None if class_labels is None else tuple(class_labels)
+        self.given_labels = None if class_labels is None else _names(class_labels)
         if self.given_labels is not None and len(set(self.given_labels)) < len(self.given_labels):
-            raise ValueError(f"class_labels must differ from each other, but are {list(self.given_labels)}.")
+            raise ValueError(
+                f"class_labels must differ from each other, but are {list(self.given_labels)}; rename the classes."
+            )
         if num_classes is not None:
             self._labels_of(self._scored(num_classes))
+
+    row_ndim: ClassVar[int] = 1  # axes of an image's row
 
     @abstractmethod
     def cells(self, overlap: Overlap) -> Tensor:
@@ -76,7 +84,10 @@ class OverlapMetric(CumulativeIterationMetric):
     @property
     def class_labels(self) -> tuple[str, ...]:
         """The names of the scored classes, ``class1`` and so on where none were given."""
-        return self._labels_of(self._rows().shape[1])
+        if self.num_classes is not None:
+            return self._labels_of(self._scored(self.num_classes))
+        seen = self._synced_tensors[0] if self._synced_tensors else self.collected()
+        return self._labels_of(0 if seen is None else seen.shape[1])
 
     @property
     def first_class(self) -> int:
@@ -88,8 +99,18 @@ class OverlapMetric(CumulativeIterationMetric):
         return None if self._buffers is None else torch.stack(self._buffers[0])
 
     def select(self, rows: Sequence[int]) -> None:
-        """Leave only these of the gathered rows, until the next image or :meth:`reset`."""
-        self._synced_tensors = [self._rows()[list(rows)]]
+        """Score only these of the gathered rows, until the next image or :meth:`reset`; the buffer keeps all of them."""
+        self._selected = list(rows)
+
+    def extend(self, *data: Tensor) -> None:
+        """Collect the rows of a batch."""
+        super().extend(*data)
+        self._selected = None
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._selected = None
 
     def _scored(self, num_classes: int) -> int:
         return num_classes if self.include_background else max(num_classes - 1, 1)
@@ -101,7 +122,7 @@ class OverlapMetric(CumulativeIterationMetric):
         if len(self.given_labels) not in (scored, scored + self.first_class):
             raise ValueError(
                 f"class_labels must name the {scored} scored classes, but holds {len(self.given_labels)} names: "
-                f"{list(self.given_labels)}."
+                f"{list(self.given_labels)}; give one name per class."
             )
         return self.given_labels[-scored:]
 
@@ -120,7 +141,7 @@ class OverlapMetric(CumulativeIterationMetric):
         mask: Tensor | Sequence[Tensor] | None,
     ) -> Tensor:
         if y is None:
-            raise ValueError("y, the reference, must be given as a tensor or a list of tensors.")
+            raise ValueError("y must be given: the reference, as a tensor or a list of tensors.")
         overlap = self._count(y_pred, y, mask, check=self._checks(y))
         if not self.include_background and overlap.reference.shape[1] > 1:
             overlap = Overlap(*(counts[:, 1:] for counts in overlap))
@@ -131,7 +152,7 @@ class OverlapMetric(CumulativeIterationMetric):
                 f"y_pred and y have {scored} scored channels, but {len(self._buffers[0][0])} were scored so far; "
                 "use one metric per number of classes, or reset this one."
             )
-        self._checked = True
+        self._checked = self._checked or any(_is_on_gpu(x) for x in (y if isinstance(y, list | tuple) else [y]))
         return self.cells(overlap)
 
     def _checks(self, y: Tensor | Sequence[Tensor]) -> bool:
@@ -143,7 +164,7 @@ class OverlapMetric(CumulativeIterationMetric):
         rows = self.get_buffer()
         if not isinstance(rows, Tensor):
             raise ValueError("there is nothing to aggregate; call the metric on at least one batch first.")
-        return rows
+        return (rows if self._selected is None else rows[self._selected]).cpu()  # read number by number from here on
 
     def _sync(self) -> None:
         """Gather the rows of all ranks; one without an image takes part, or the others would wait for it for ever.
@@ -157,10 +178,23 @@ class OverlapMetric(CumulativeIterationMetric):
         own = None if self._buffers is None else len(self._buffers[0][0])
         scored = set(idist.all_gather(own or 0)) - {0}
         if len(scored) > 1:
-            raise ShapeMismatchError(f"the ranks scored different numbers of classes: {sorted(scored)}.")
+            raise ShapeMismatchError(
+                f"the ranks must score the same classes, but scored {sorted(scored)} of them; give num_classes."
+            )
         if own is None and scored:
             empty = torch.zeros(0, scored.pop(), dtype=torch.int64)
             rows = self.cells(Overlap(empty, empty, empty))
             self._synced_tensors, self._synced = [evenly_divisible_all_gather(rows)], True
             return
         super()._sync()
+
+
+def _names(class_labels: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:
+    if isinstance(class_labels, str):
+        raise TypeError(f"class_labels must be a list of names, but is {class_labels!r}; put it into a list.")
+    names = class_labels.values() if isinstance(class_labels, Mapping) else class_labels
+    return tuple(str(name) for name in names)
+
+
+def _is_on_gpu(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_cuda

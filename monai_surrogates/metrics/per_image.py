@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.metrics.utils import do_metric_reduction
@@ -46,7 +47,7 @@ class PerImageMetric(OverlapMetric):
         ignore_index: int | None = None,
         empty: str | None = None,
         ignore_empty: bool | None = None,
-        class_labels: Sequence[str] | None = None,
+        class_labels: Sequence[str] | Mapping[Any, str] | None = None,
     ) -> None:
         super().__init__(
             include_background=include_background,

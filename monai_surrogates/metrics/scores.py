@@ -18,8 +18,9 @@ class PerImageScores(OverlapMetric):
     """Dice, IoU, precision, recall and relative volume error from one pass over the voxels.
 
     The buffer keeps the counts, (images, classes, 3), int64: intersection, prediction, reference, in voxels. All scores are
-    read from them afterwards, under one rule for empty references, so that Dice = 2 IoU/(1 + IoU) on every cell and pooled
-    scores stand on the same voxels as those per image. Arguments as in :class:`~monai_surrogates.metrics.OverlapMetric`.
+    read from them afterwards, under one rule for empty references, so that Dice = 2 IoU/(1 + IoU) on every cell. Pooled scores
+    stand on all images: pooling cannot leave one without a reference out, so that its false alarms count there. Arguments as in
+    :class:`~monai_surrogates.metrics.OverlapMetric`.
 
     The fine-grained means of IoU (arXiv 2310.19252), with ``empty="ignore"``: mIoU^D pools the counts of the data set, then
     takes the mean over classes; mIoU^I takes the mean over the classes of an image, then over images; mIoU^C takes for each
@@ -40,6 +41,8 @@ class PerImageScores(OverlapMetric):
         >>> scores.aggregate()["miou_i"], scores.worst(10)
         (0.75, 0.5)
     """
+
+    row_ndim = 2
 
     def cells(self, overlap: Overlap) -> Tensor:
         """The buffer keeps the counts."""
@@ -120,6 +123,10 @@ class PerImageScores(OverlapMetric):
         Raises:
             ValueError: another percentage, an unknown score, or nothing was collected.
         """
+        if score == "relative_volume_error":
+            raise ValueError(
+                "score must be one whose low values are bad, but relative_volume_error is best at 0; choose another."
+            )
         if not 0 < q <= 100:
             raise ValueError(f"q must be a percentage above 0 and up to 100, but is {q}.")
         return _mean_of_lowest(self._of_images(score), q)

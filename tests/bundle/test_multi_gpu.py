@@ -17,7 +17,7 @@ CONFIGS = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
 
 
 def torchrun(cwd: Path, **overrides: object) -> str:
-    """What a training in two processes logs, with its repeats counted once, since each rank logs."""
+    """What a training in two processes logs; rank 0 alone logs scores."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", "--config_file", CONFIGS, *as_arguments(**overrides)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

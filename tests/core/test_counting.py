@@ -339,7 +339,12 @@ BAD = {
         {"threshold": 0.5, "argmax": True},
         "threshold=0.5 and argmax=True exclude each other; keep",
     ),
-    "no class": (values(0, 1), values(0, 1), {"num_classes": 0}, "num_classes must be at least 1, but is 0"),
+    "no class": (
+        values(0, 1),
+        values(0, 1),
+        {"num_classes": 0},
+        "num_classes must be at least 1, a whole number, but is 0",
+    ),
     "empty lists": ([], [], {}, "must hold the same images, at least one image each, but hold 0 and 0"),
     "second image": (
         [values(0, 1)[0], values(0, 3)[0]],
@@ -412,3 +417,25 @@ def test_arrays_are_refused_by_name():
 def test_an_image_without_a_voxel_has_counts_of_zero():
     assert_counts(hard_overlap(ones(1, 1, 0), ones(1, 1, 0), 3), np.zeros((3, 1, 3)))
     assert_counts(hard_overlap(ones(1, 2, 0), ones(1, 2, 0)), np.zeros((3, 1, 2)))
+
+
+@pytest.mark.parametrize("settings", [{"argmax": True}, {"threshold": 0.5}])
+def test_removed_voxels_may_hold_nan(settings):
+    logits = torch.tensor([[[2.0, -1, torch.nan], [-2, 1, 0]]])
+    reference = torch.tensor([[[0, 1, 255]]])
+    counts = hard_overlap(logits, reference, 2, ignore_index=255, **settings)
+    assert counts.intersection.tolist() == [[1, 1]]
+    masked = hard_overlap(logits, reference.clamp(max=1), 2, mask=torch.tensor([[[1, 1, 0]]]), **settings)
+    assert masked.intersection.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("wrong", [3.0, "3", 0])
+def test_the_number_of_classes_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match="num_classes must be at least 1, a whole number"):
+        hard_overlap(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), wrong)
+
+
+def test_voxels_of_no_class_in_masks_are_background_and_stay():
+    prediction = torch.tensor([[[1, 0, 1], [0, 1, 0]]])
+    reference = torch.tensor([[[1, 0, 0], [0, 1, 0]]])  # the last voxel is of no class; MONAI would remove it
+    assert hard_overlap(prediction, reference, ignore_index=255).prediction.tolist() == [[2, 1]]

@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from datetime import timedelta
 
 import pytest
 import torch
@@ -20,22 +21,28 @@ RANKS = {
     "a repeated image": (["a", "c", "e"], ["b", "d", "a"]),
     "a repeated image of three ranks": (["a", "d"], ["b", "a"], ["c", "b"]),
     "no names": (["", ""], [""]),
+    "items of one file on each rank": (["a", "a", "b"], ["c", "c", "c"]),
+    "slices of one file on both ranks": (["s", "s", "s"], ["s", "s"]),
 }
 HANDLERS = {"dice": PerImageDice, "iou": PerImageIoU, "scores": PerImageSummary}
 
 
 def image(name, position):
-    """An image that its name (or, without one, its place) determines."""
-    generator = torch.Generator().manual_seed(ord(name) if name else position)
+    """An image that its name determines; without one, and for the slices of s, its place."""
+    generator = torch.Generator().manual_seed(ord(name) if name not in ("", "s") else position)
     prediction, reference = torch.randint(0, 3, (2, 1, 4, 5), generator=generator)
     meta = {"filename_or_obj": f"{name}.nii.gz"} if name else {}
     return MetaTensor(prediction, meta=meta), reference
 
 
+def make_handlers(**arguments):
+    return {name: cls(num_classes=3, include_background=False, **arguments) for name, cls in HANDLERS.items()}
+
+
 def run(names, first, handlers=None):
     """An engine that scores one image per iteration; without one, what happens at the end of its epoch."""
     engine = Engine(lambda engine, batch: ([batch[0]], [batch[1]]))
-    handlers = handlers or {name: cls(num_classes=3, include_background=False) for name, cls in HANDLERS.items()}
+    handlers = handlers or make_handlers()
     for name, handler in handlers.items():
         handler.attach(engine, name)
     images = [image(name, first + number) for number, name in enumerate(names)]
@@ -58,10 +65,19 @@ def rank_main(rank, world_size, port, results):
     handler.emit = lambda record: logged.append(record.getMessage())
     logging.getLogger("monai_surrogates").addHandler(handler)
     logging.getLogger("monai_surrogates").setLevel(logging.INFO)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    timeout = timedelta(seconds=60)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", timeout=timeout, rank=rank, world_size=world_size)
     for case, names in cases_of(world_size).items():
         logged.clear()
-        results[rank, case] = run(names[rank], sum(map(len, names[:rank]))), list(logged)
+        first, handlers = sum(map(len, names[:rank])), make_handlers()
+        results[rank, case] = run(names[rank], first, handlers), list(logged)
+        assert handlers["dice"].compute() == results[rank, case][0]["dice"]  # once more, from the same images
+        resumed = make_handlers()
+        for name, handler in handlers.items():
+            resumed[name].load_state_dict(handler.state_dict())
+            assert resumed[name].compute() == results[rank, case][0][name]
+        every = run(names[rank], first, make_handlers(drop_repeats=False))
+        assert every["dice/defined"] == sum(map(len, names))
     dist.destroy_process_group()
 
 
@@ -75,7 +91,8 @@ def test_ranks_together_score_what_one_process_scores(world_size):
     mp.spawn(rank_main, (world_size, port, results), nprocs=world_size)
     for case, names in cases_of(world_size).items():
         every = [name for of_rank in names for name in of_rank]
-        once = list(dict.fromkeys(every)) if all(every) else every
+        repeated = case.startswith("a repeated")
+        once = list(dict.fromkeys(every)) if repeated else every
         expected, repeats = run(once, 0), len(every) - len(once)
         said = [f"{name}: dropped {repeats} repeats among {len(every)} images." for name in HANDLERS]
         for rank in range(world_size):

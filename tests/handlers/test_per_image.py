@@ -196,8 +196,8 @@ def test_a_class_that_no_reference_holds_is_0_with_one_warning_that_names_it():
 
 COLLIDING = {
     "the count's name": (["liver", "defined"], "defined"),
-    "a class's count": (["liver", "liver/defined"], "liver/defined"),
-    "the same to MLflow": (["a(b", "a)b"], "a_b"),
+    "the same to MLflow": (["a(b", "a/b"], "a_b"),
+    "no name": (["liver", ""], ""),
 }
 
 
@@ -227,6 +227,30 @@ def test_a_mask_in_the_output_leaves_voxels_out():
     assert bare_engine("dice").run([(prediction, reference, mask)]).metrics["dice"] == 1
 
 
+MASKED = {
+    "tensors": lambda p, r, m: (p, r, m),
+    "lists": lambda p, r, m: (list(p), list(r), list(m)),
+    "mapping": lambda p, r, m: {"y_pred": p, "y": r.squeeze(1), "mask": m},
+    "mapping of lists": lambda p, r, m: {"y_pred": list(p), "y": list(r), "mask": list(m)},
+}
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_every_form_of_output_takes_a_mask(form):
+    mask = torch.tensor([[[[1, 0], [1, 1]]]]).expand(2, 1, 2, 2)
+    assert bare_engine("dice").run([MASKED[form](*pair("half", "half"), mask)]).metrics["dice"] == 1
+
+
+def test_a_mapping_without_a_reference_says_so():
+    with pytest.raises(ValueError, match="output must hold y_pred and y, but has no y;"):
+        bare_engine("dice").run([{"y_pred": pair("half")[0]}])
+
+
+def test_the_count_needs_no_argument():
+    with pytest.raises(TypeError, match="get_not_nans has no use here: the count is always in"):
+        PerImageDice(get_not_nans=True)
+
+
 def test_usage_chooses_when_a_score_is_computed():
     engine, seen = Engine(lambda engine, batch: batch), []
     foreground("dice").attach(engine, "dice", usage="batch_wise")
@@ -247,6 +271,17 @@ def test_an_epoch_goes_on_from_the_state_that_a_checkpoint_holds(tmp_path):
     empty.load_state_dict(foreground("iou").state_dict())
     with pytest.raises(NotComputableError):
         empty.compute()
+
+
+def test_a_state_of_another_handler_is_refused_and_loses_nothing():
+    dice, summary = foreground("dice"), PerImageSummary(num_classes=2, include_background=False)
+    for handler in (dice, summary):
+        handler.update(pair("half"))
+    with pytest.raises(
+        ValueError, match=r"rows of PerImageDiceMetric .* but holds \(1, 1, 3\) and 1 names; load the state"
+    ):
+        dice.load_state_dict(summary.state_dict())
+    assert dice.compute() == pytest.approx(2 / 3)
 
 
 def test_a_state_of_more_processes_is_refused():
@@ -309,7 +344,7 @@ def test_without_a_defined_cell_the_metric_is_0_and_one_warning_says_so(name):
         warnings.simplefilter("always")
         state = engine.run([pair("empty")], max_epochs=3)
     assert [str(w.message) for w in caught] == [
-        f"{name}: no image has a defined score (empty references, empty='ignore'); reported as 0."
+        f"{name}: no image has a defined score (empty masks, empty='ignore'); reported as 0."
     ]
     assert state.metrics == {name: 0, f"{name}/defined": 0, f"{name}/class1": 0, f"{name}/class1/defined": 0}
     assert state.metric_details[name].isnan().all()
@@ -323,7 +358,8 @@ BAD_OUTPUTS = {
     "label with a fraction": (lambda p, r: (p / 2, r), ValueError, "y_pred must hold whole-number labels, but holds 0.5"),
     "four parts": (lambda p, r: (p, r, r, r), ValueError, r"output must have length 2 or 3, .* but has 4"),
     "a mask of another shape": (lambda p, r: (p, r, r[:1]), ShapeMismatchError, "mask must have the shape"),
-    "lists of different length": (lambda p, r: (list(p), list(r)[:1]), ValueError, "2 items of the same length"),
+    "a list whose second image is bad": (lambda p, r: (list(p), [r[0], 2 * r[1]]), ValueError, "y holds the label 2"),
+    "lists of different length": (lambda p, r: (list(p), list(r)[:1]), ValueError, "must hold the same images"),
 }  # fmt: skip
 
 
@@ -494,6 +530,18 @@ def test_the_best_checkpoint_stays_and_an_epoch_without_a_score_cannot_take_its_
     assert [m["val_dice/defined"] for m in metrics] == [0 if image == "empty" else 1 for image in of_epoch]
     assert torch.load(tmp_path / "best.pt", weights_only=True)["epoch"].item() == best
     assert (evaluator.state.best_metric, evaluator.state.best_metric_epoch) == (1, best)
+
+
+def test_only_the_files_that_metrics_saver_writes_are_named(tmp_path):
+    engine = Engine(lambda engine, batch: batch)
+    arguments = {"num_classes": 3, "include_background": False, "class_labels": ["liver; (a)", "b"]}
+    PerImageDice(**arguments).attach(engine, "dice")
+    PerImageIoU(**arguments).attach(engine, "iou")
+    (tmp_path / "iou_raw.csv").write_text("filename,class1,class2,mean\n")  # of an earlier run
+    MetricsSaver(str(tmp_path), metric_details=["dice"], batch_transform=lambda batch: [], delimiter=";").attach(engine)
+    engine.run([three_classes("a")])
+    assert (tmp_path / "dice_raw.csv").read_text().splitlines()[0] == 'filename;"liver; (a)";b;mean'
+    assert (tmp_path / "iou_raw.csv").read_text() == "filename,class1,class2,mean\n"
 
 
 @pytest.mark.parametrize("name", ["dice", "scores"])

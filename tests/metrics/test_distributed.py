@@ -52,7 +52,7 @@ def rank_main(rank, world_size, port, told):
             told[rank, shares, name, "after reset"] = results(metric)
     metric = PerImageDiceMetric()
     metric(torch.ones(1, 2 + rank, 4), torch.ones(1, 2 + rank, 4))
-    with pytest.raises(ShapeMismatchError, match=r"the ranks scored different numbers of classes: \[2, 3"):
+    with pytest.raises(ShapeMismatchError, match=r"the ranks must score the same classes, but scored \[2, 3"):
         metric.aggregate()
     dist.destroy_process_group()
 

@@ -291,7 +291,7 @@ BAD_BATCHES = {
     "label that is no number": (LABELS, math.nan * ones(2, 1, 4), ones(2, 1, 4), ValueError, f"y_pred {WHOLE}"),
     "probabilities": (MASKS, torch.tensor([[[0, 0.25, 1]]]), ones(1, 1, 3), ValueError, f"{ZERO_ONE} 0.25; give"),
     "labels as a mask": (MASKS, ones(1, 1, 3), 2 * ones(1, 1, 3), ValueError, f"y {ZERO_ONE} 2"),
-    "no reference": (MASKS, ones(1, 1, 3), None, ValueError, "y, the reference, must be given"),
+    "no reference": (MASKS, ones(1, 1, 3), None, ValueError, "y must be given: the reference"),
     "lists of different length": (LABELS, [ones(1, 4)] * 2, [ones(1, 4)] * 3, ShapeMismatchError, "2 and 3 images"),
     "empty lists": (LABELS, [], [], ShapeMismatchError, "at least one image"),
     "bad image in a list": (LABELS, [ones(1, 4)] * 2, [ones(1, 4), ones(1, 5)], ShapeMismatchError, SAME_SHAPE),
@@ -338,7 +338,7 @@ def test_aggregate_before_any_batch_says_so(name):
 def test_bad_settings_are_refused_at_construction(name):
     with pytest.raises(ValueError, match="empty must be one of ignore, score, both, but is 'zero'"):
         METRICS[name](empty="zero")
-    with pytest.raises(ValueError, match="num_classes must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="num_classes must be at least 1, a whole number, but is 0"):
         METRICS[name](num_classes=0)
     with pytest.raises(ValueError, match="median"):
         METRICS[name](reduction="median")
@@ -434,6 +434,15 @@ def test_classes_have_names(batch, include_background, names, scored):
     assert metric.by_label() == pytest.approx(dict(zip(scored, scores.nanmean(0).tolist(), strict=True)))
 
 
+@pytest.mark.parametrize("names", [{"0": "rest", "1": "liver", "2": "tumour"}, ("rest", "liver", "tumour")], ids=str)
+def test_names_come_from_a_mapping_too_and_need_no_image(names):
+    metric = PerImageDiceMetric(include_background=False, num_classes=3, class_labels=names)
+    assert metric.class_labels == ("liver", "tumour")
+    assert PerImageDiceMetric(num_classes=2, class_labels=[0, 1]).class_labels == ("0", "1")
+    with pytest.raises(TypeError, match="class_labels must be a list of names, but is 'ab'"):
+        PerImageDiceMetric(class_labels="ab")
+
+
 def test_wrong_names_are_refused_as_soon_as_the_number_of_classes_is_known(batch):
     wrong = {"include_background": False, "class_labels": ["liver"]}
     with pytest.raises(
@@ -465,6 +474,7 @@ def test_a_device_is_read_at_the_first_call_alone(monkeypatch):
 
     class OnDevice(torch.Tensor):
         device = torch.device("cuda")
+        is_cuda = True
 
     metric = PerImageDiceMetric(num_classes=2)
     for y in (good[1].as_subclass(OnDevice), good[1].as_subclass(OnDevice), good[1], good[1]):
