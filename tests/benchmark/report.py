@@ -127,13 +127,15 @@ def plot(results: Results, suite: Suite) -> Figure:
     for row, (names, growing, size) in zip(figure.subplots(2, len(allocators) + 1), lines, strict=True):
         for axes, allocator in zip(row, allocators, strict=False):
             _draw(axes, results, names, allocator, size, lambda m: 1e9 * m.median / (m.case.voxels * m.case.classes))
-            axes.set(xlabel=growing, ylabel="ns per voxel and class", title=f"time, {allocator}", yscale="log")
+            axes.set(xlabel=growing, ylabel="ns per voxel and class", title=f"time ({allocator})")
+            axes.set_yscale("log" if axes.lines else "linear")
         _draw(row[-1], results, names, "default", size, _memory_multiple)
         row[-1].set(xlabel=growing, ylabel="multiples of the logits", title="memory beyond logits and gradient")
     handles = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
     figure.suptitle(described(results), fontsize=9)
     return figure
 
@@ -156,6 +158,9 @@ def _draw(
         if points:
             style = "--" if method in HEADINGS else "-"  # peers are dashed
             axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number}", label=method)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        return
     axes.set_xscale("log")
     sizes = sorted({getattr(m.case, size) for m in results if m.case.name in names})
     axes.set_xticks(sizes, [str(number) for number in sizes])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import runpy
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from monai_surrogates._version import __version__
 from tests.benchmark.cases import COUNTING, DICE_METRIC, PEERS, Case
-from tests.benchmark.measure import Measurement, Settings
+from tests.benchmark.measure import ROOT, Measurement, Settings
 
 LIBRARIES = ("torch", "monai", "kornia", "numpy")
 
@@ -84,7 +84,8 @@ def peers(case: Case) -> tuple[str, ...]:
 
 def versions() -> dict[str, str]:
     """Of Python, of this package and of those it is compared with."""
-    found = {"python": platform.python_version(), "monai-surrogates": __version__}
+    own = runpy.run_path(str(ROOT / "monai_surrogates" / "_version.py"))["__version__"]  # importing it takes seconds
+    found = {"python": platform.python_version(), "monai-surrogates": own}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)
