@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.lovasz import bin_weights
-from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, rows, take, tile_size, tiles
+from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, implement, rows, take, tile_size, tiles
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
 LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
@@ -209,11 +209,7 @@ def _no_grad(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-for _name, _on_cpu, _on_meta in (
-    ("lovasz_softmax", _lovasz_softmax, _nothing),
-    ("lovasz_softmax_backward", _lovasz_softmax_backward, _no_grad),
-    ("lovasz_two_classes", _lovasz_two_classes, _nothing_of_two),
-    ("lovasz_two_classes_backward", _lovasz_two_classes_backward, _no_grad),
-):
-    LIBRARY.impl(_name, _on_cpu, "CPU")
-    LIBRARY.impl(_name, _on_meta, "Meta")
+implement("lovasz_softmax", _lovasz_softmax, _nothing)
+implement("lovasz_softmax_backward", _lovasz_softmax_backward, _no_grad)
+implement("lovasz_two_classes", _lovasz_two_classes, _nothing_of_two)
+implement("lovasz_two_classes_backward", _lovasz_two_classes_backward, _no_grad)

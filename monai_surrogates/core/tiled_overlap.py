@@ -6,7 +6,7 @@ the cache; between the passes only log Σ exp x of each voxel is kept (nothing a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -192,7 +192,11 @@ def _no_slopes(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-LIBRARY.impl("softmax_overlap", _counts, "CPU")
-LIBRARY.impl("softmax_overlap_backward", _slopes, "CPU")
-LIBRARY.impl("softmax_overlap", _no_counts, "Meta")
-LIBRARY.impl("softmax_overlap_backward", _no_slopes, "Meta")
+def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]) -> None:
+    """Give an operator its two forms; autocast would turn the products inside to half precision."""
+    LIBRARY.impl(name, torch.autocast("cpu", enabled=False)(on_cpu), "CPU")
+    LIBRARY.impl(name, on_meta, "Meta")
+
+
+implement("softmax_overlap", _counts, _no_counts)
+implement("softmax_overlap_backward", _slopes, _no_slopes)

@@ -1,0 +1,42 @@
+"""The data of a case: the same in every process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tests.benchmark.cases import Case
+
+SEED = 0
+
+
+def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """Logits (B, C, spatial...) with a gradient to come, and an int64 label map (B, 1, spatial...).
+
+    For a score two label maps: the reference, and a prediction that is the same moved by two voxels.
+    """
+    random = torch.Generator().manual_seed(SEED)
+    reference = torch.stack([label_map(case, random) for _ in range(case.batch)]).unsqueeze(1)
+    if case.dtype is not None:
+        reference = reference.to(getattr(torch, case.dtype))
+        return reference.roll(2, -1).contiguous().to(device), reference.to(device)
+    logits = torch.randn(case.batch, case.classes, *[case.edge] * 3, generator=random).mul_(2)
+    return logits.to(device).requires_grad_(), reference.to(device)
+
+
+def label_map(case: Case, random: torch.Generator) -> Tensor:
+    """Connected structures, as organs are, every class present: a voxel belongs to the nearest of C − 1 random centres.
+
+    Beyond a radius it is background. Structures fill about 1 % of the image at two classes, at most half of it at more.
+    """
+    edge, structures = case.edge, case.classes - 1
+    volume = (0.01 if structures == 1 else 0.5) * edge**3 / structures
+    labels = torch.zeros(edge, edge, edge, dtype=torch.int64)
+    nearest = torch.full(labels.shape, (0.75 * volume / torch.pi) ** (2 / 3))  # squared radius of a ball of that volume
+    steps = torch.arange(edge, dtype=torch.float32)
+    for number, voxel in enumerate(torch.randperm(edge**3, generator=random)[:structures].tolist(), start=1):
+        x, y, z = ((steps - centre).square() for centre in (voxel // edge**2, voxel // edge % edge, voxel % edge))
+        distance = x[:, None, None] + y[:, None] + z
+        closer = (distance < nearest) | (distance == 0)
+        labels[closer], nearest[closer] = number, distance[closer]
+    return labels

@@ -1,0 +1,180 @@
+"""Tables for the terminal and for the README, and the plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from tests.benchmark.cases import LOSSES, Case, Suite
+from tests.benchmark.measure import Measurement
+from tests.benchmark.results import Results, peers, versions
+from tests.benchmark.targets import Verdict, verdicts
+
+JSON_NAME, TABLE_NAME, PLOT_NAME = "benchmark.json", "benchmark.md", "benchmark.png"
+HEADINGS = {
+    "cross_entropy": "CE",
+    "monai_dice": "MONAI Dice",
+    "monai_jaccard": "MONAI Jaccard",
+    "kornia_lovasz": "kornia",
+    "textbook_lovasz": "textbook",
+    "monai_dice_metric": "MONAI",
+}
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before anybody draws it."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> Table:
+        """For the terminal."""
+        table = Table(title=self.title, title_justify="left")
+        for number, name in enumerate(self.head):
+            table.add_column(name, justify="left" if number < 2 else "right")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For a README."""
+        rule = ["---" if number < 2 else "--:" for number in range(len(self.head))]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.head, rule, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines, ""])
+
+
+def case_sheet(results: Results, case: Case) -> Sheet:
+    """One row per method and allocator."""
+    against = peers(case)
+    head = ["method", "allocator", "min ms", "median ms", *(f"/ {HEADINGS[peer]}" for peer in against)]
+    head += ["MiB", "/ logits", "error"]
+    return Sheet(case.title, head, [_row(results, m, against) for m in results if m.case.name == case.name])
+
+
+def _row(results: Results, m: Measurement, against: tuple[str, ...]) -> list[str]:
+    if m.failure is not None:
+        return [m.method, m.allocator, "failed", *[NOTHING] * (len(against) + 4)]
+    ratios = [_number(results.ratio(m, peer)) for peer in against]
+    multiple = None if m.memory is None or m.case.dtype else m.memory / m.case.logits_bytes
+    memory = [_number(None if m.memory is None else m.memory / 2**20), _number(multiple)]
+    return [
+        m.method,
+        m.allocator,
+        _number(1e3 * m.minimum),
+        _number(1e3 * m.median),
+        *ratios,
+        *memory,
+        _number(m.error),
+    ]
+
+
+def target_sheet(found: list[Verdict], allocators: tuple[str, ...]) -> Sheet:
+    """One row per target."""
+    rows = [
+        [v.where, v.what, f"{'≥' if v.at_least else '≤'} {v.limit:g}"]
+        + [_number(v.values.get(allocator)) for allocator in allocators]
+        + ["met" if v.met else "MISSED"]
+        for v in found
+    ]
+    return Sheet("Targets", ["case", "what", "target", *allocators, "verdict"], rows)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def described(results: Results) -> str:
+    """The machine and the versions, in one line."""
+    return f"{results.device()}; " + ", ".join(f"{name} {version}" for name, version in versions().items())
+
+
+def write(results: Results, suite: Suite, out: Path) -> None:
+    """All three files, each replaced as a whole."""
+    found = verdicts(results, suite)
+    record = results.as_json() | {"targets": [asdict(v) | {"met": v.met} for v in found]}
+    _replace(out / JSON_NAME, lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
+    sheets = [case_sheet(results, case) for case in results.cases()]
+    sheets += [target_sheet(found, results.settings.allocators)]
+    text = "\n".join([f"{described(results)}\n", *(sheet.markdown() for sheet in sheets)])
+    _replace(out / TABLE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    figure = plot(results, suite)
+    _replace(out / PLOT_NAME, lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+def _replace(path: Path, save: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    save(temporary)
+    temporary.replace(path)
+
+
+def plot(results: Results, suite: Suite) -> Figure:
+    """Time per voxel and class under each allocator, and memory in multiples of the logits: flat lines scale linearly."""
+    allocators = results.settings.allocators
+    lines = ((suite.by_voxels, "edge of the cube in voxels", "edge"), (suite.by_classes, "classes", "classes"))
+    figure = Figure(figsize=(4.6 * (len(allocators) + 1), 8), layout="constrained")
+    for row, (names, growing, size) in zip(figure.subplots(2, len(allocators) + 1), lines, strict=True):
+        for axes, allocator in zip(row, allocators, strict=False):
+            _draw(axes, results, names, allocator, size, lambda m: 1e9 * m.median / (m.case.voxels * m.case.classes))
+            axes.set(xlabel=growing, ylabel="ns per voxel and class", title=f"time ({allocator})")
+            axes.set_yscale("log" if axes.lines else "linear")
+        _draw(row[-1], results, names, "default", size, _memory_multiple)
+        row[-1].set(xlabel=growing, ylabel="multiples of the logits", title="memory beyond logits and gradient")
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    figure.suptitle(described(results), fontsize=9)
+    return figure
+
+
+def _memory_multiple(m: Measurement) -> float | None:
+    return None if m.memory is None else m.memory / m.case.logits_bytes
+
+
+def _draw(
+    axes: Axes,
+    results: Results,
+    names: Iterable[str],
+    allocator: str,
+    size: str,
+    value: Callable[[Measurement], float | None],
+) -> None:
+    for number, method in enumerate(LOSSES):
+        found = [m for name in names if (m := results.get(name, method, allocator)) is not None]
+        points = [(getattr(m.case, size), y) for m in found if (y := value(m)) is not None]
+        if points:
+            style = "--" if method in HEADINGS else "-"  # peers are dashed
+            axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number}", label=method)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
+        return
+    axes.set_xscale("log")
+    sizes = sorted({getattr(m.case, size) for m in results if m.case.name in names})
+    axes.set_xticks(sizes, [str(number) for number in sizes])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+
+
+def compared(old: dict[str, Any], new: dict[str, Any]) -> Sheet:
+    """The medians of two runs, where both have one."""
+    before, after = ({(m["case"], m["method"], m["allocator"]): m for m in run["measurements"]} for run in (old, new))
+    pairs = [
+        (key, before[key]["median"], after[key]["median"])
+        for key in before
+        if "median" in before[key] and "median" in after.get(key, {})
+    ]
+    rows = [[key[0], key[1], key[2], _number(1e3 * a), _number(1e3 * b), _number(b / a)] for key, a, b in pairs]
+    return Sheet("Median ms", ["case", "method", "allocator", "first", "second", "second / first"], rows)

@@ -1,0 +1,136 @@
+"""One process for one case, method and allocator: reads a command per line, answers with a line of JSON each.
+
+Between two commands it waits for input and uses no processor. The commands:
+
+- ``warm``: two calls; how long the second took decides how many calls make a round (on a CPU one that is not timed comes
+  before several that are, on a GPU always).
+- ``round``: the seconds of each timed call. A call of a loss is forward and backward, from logits to their gradient.
+- ``memory``: peak memory of one call beyond what was there before and beyond the gradient, in bytes. On CUDA it is
+  torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before the call), with every block
+  above 64 KiB returned to the system as soon as it is free; null where the system has no such counter. What a method keeps
+  from call to call counts as there before. It changes the allocator for good, so that it comes after all rounds.
+- ``error``: of a loss, the relative L2 error of the float32 gradient against the definition's in float64; of a score, the
+  largest difference from it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tests.benchmark.cases import Case
+from tests.benchmark.inputs import make_inputs
+from tests.benchmark.methods import definition, make
+
+ROUND_SECONDS, MOST_CALLS = 0.25, 10
+MMAP_THRESHOLD = -3  # glibc's number of this mallopt parameter
+
+
+class Bench:
+    """A method and its inputs."""
+
+    def __init__(self, case: Case, method: str, device: str) -> None:
+        self.case, self.name, self.device = case, method, device
+        self.method = make(method, case)
+        self.inputs = make_inputs(case, device)
+        self.calls = 1
+
+    def call(self) -> float:
+        """Seconds of one call."""
+        self.inputs[0].grad = None
+        self._wait()
+        start = time.perf_counter()
+        result = self.method(*self.inputs)
+        if result.requires_grad:
+            result.backward()
+        self._wait()
+        return time.perf_counter() - start
+
+    def warm(self) -> float:
+        self.call()
+        seconds = self.call()
+        self.calls = max(1, min(MOST_CALLS, int(ROUND_SECONDS / seconds)))
+        return seconds
+
+    def round(self) -> list[float]:
+        if self.calls > 1 or self.device == "cuda":
+            self.call()  # the processes that ran in between have emptied the caches
+        return [self.call() for _ in range(self.calls)]
+
+    def memory(self) -> int | None:
+        gradient = self.case.logits_bytes if self.case.dtype is None else 0
+        self.inputs[0].grad = None
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.call()
+            return torch.cuda.max_memory_allocated() - before - gradient
+        if not free_at_once() or not reset_peak_size():
+            return None
+        before = resident_size("VmRSS")
+        self.call()
+        return max(0, resident_size("VmHWM") - before - gradient)
+
+    def error(self) -> float:
+        exact = definition(self.name, self.case)
+        if self.case.dtype is not None:
+            return float((self.method(*self.inputs).double() - exact(*self.inputs)).abs().max())
+        self.call()
+        found, logits = self.inputs[0].grad.double(), self.inputs[0].detach().double().requires_grad_()
+        exact(logits, self.inputs[1]).backward()
+        return float((found - logits.grad).norm() / logits.grad.norm())
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def free_at_once() -> bool:
+    """Make glibc return blocks above 64 KiB when they are freed, and what it holds of freed ones now; False elsewhere."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(MMAP_THRESHOLD, 2**16)) and libc.malloc_trim(0) >= 0
+    except (OSError, AttributeError):
+        return False
+
+
+def reset_peak_size() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return True
+    except OSError:
+        return False
+
+
+def resident_size(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak), in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return 1024 * int(status.split(f"{field}:")[1].split()[0])
+
+
+def main(settings: str) -> None:
+    """Build the inputs, say so, and serve until the input ends."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints shall not look like an answer
+    given = json.loads(settings)
+    torch.set_num_threads(given["threads"])
+    bench = Bench(Case(**given["case"]), given["method"], given["device"])
+    _answer(answers, torch.cuda.get_device_name() if given["device"] == "cuda" else None)
+    for line in sys.stdin:
+        _answer(answers, getattr(bench, line.strip())())
+        if bench.device == "cuda":
+            torch.cuda.empty_cache()  # the other processes need the room
+
+
+def _answer(answers, value) -> None:
+    print(json.dumps(value), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
