@@ -126,16 +126,16 @@ def softmax_backward_tile(
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """With p = p₁ and q = 1 − p: (Σ q(1 − y), Σ p y) and (Σ q, Σ p); everything follows from Σ p, Σ y, Σ p y and n."""
-    p, y, n = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype), float(x.shape[1])
+    """(Σ q(1 − y), Σ p y) and (Σ q, Σ p) of p = p₁ and q = 1 − p; what is 0 comes out as 0, since nothing is subtracted."""
+    p, inside = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype)
+    q, outside = 1 - p, 1 - inside
     if v is not None:
-        p, y, n = p.mul_(v), y * v, v.sum(dtype=torch.float64).item()
-    both, positive, present = (t.double() for t in (torch.dot(p, y), p.sum(), y.sum()))
-    volume = torch.stack([n - positive, positive])
-    if squared:
-        squares = torch.dot(p, p).double()
-        volume = torch.stack([n - 2 * positive + squares, squares])
-    return torch.stack([torch.stack([n - positive - present + both, both]), volume])
+        inside, outside = inside.mul_(v), outside.mul_(v)
+    found = torch.stack([torch.dot(q, outside), torch.dot(p, inside)]).double()
+    if not squared:
+        return torch.stack([found, found + torch.stack([torch.dot(q, inside), torch.dot(p, outside)])])
+    p, q = (p, q) if v is None else (p * v, q * v)
+    return torch.stack([found, torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()])
 
 
 def _two_class_slopes(
