@@ -3,7 +3,7 @@
 from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
-from monai_surrogates.core.overlap import Overlap, label_counts, soft_overlap, softmax_overlap
+from monai_surrogates.core.overlap import Overlap, soft_overlap, softmax_overlap
 from monai_surrogates.core.scores import (
     EMPTY_RULES,
     SCORES,
@@ -28,7 +28,6 @@ __all__ = [
     "dice_score",
     "hard_overlap",
     "jaccard_score",
-    "label_counts",
     "lovasz_jaccard",
     "lovasz_jaccard_binned",
     "lovasz_jaccard_weights",

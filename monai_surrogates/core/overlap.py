@@ -82,21 +82,14 @@ def softmax_overlap(logits: Voxels, *, squared: bool = False) -> Overlap:
         >>> softmax_overlap(Voxels(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), None)).intersection
         tensor([[0.5000, 0.5000]])
     """
-    intersection, volume = tiled_softmax_overlap(*logits, squared)
-    return Overlap(intersection, volume, label_counts(logits).to(volume.dtype))
-
-
-def label_counts(voxels: Voxels) -> Tensor:
-    """Voxels of each item and class of a label map, (B, C), int64."""
-    labels = voxels.target
-    ones = torch.ones_like(labels) if voxels.valid is None else voxels.valid.long()
-    return torch.zeros(voxels.input.shape[:2], dtype=torch.int64, device=labels.device).scatter_add(1, labels, ones)
+    return Overlap(*tiled_softmax_overlap(*logits, squared))
 
 
 def _label_map_overlap(p: Tensor, volume: Tensor, voxels: Voxels) -> tuple[Tensor, Tensor, Tensor]:
     labels = voxels.target
     p_y = p.gather(1, labels.unsqueeze(1)).squeeze(1)  # the probability of each voxel's own class
-    # scatter_add_ adds one by one: in float32 it is 5e-5 off at 96³ voxels, so this sum is taken in float64.
+    ones = torch.ones_like(p_y) if voxels.valid is None else voxels.valid.to(p_y.dtype)
+    # scatter_add_ adds one by one: in float32 it is 5e-5 off at 96³ voxels, so these two sums are taken in float64.
     zeros = torch.zeros(p.shape[:2], dtype=torch.float64, device=p.device)
     intersection = zeros.scatter_add(1, labels, p_y.double()).to(p.dtype)
-    return intersection, volume, label_counts(voxels).to(p.dtype)
+    return intersection, volume, zeros.scatter_add(1, labels, ones.double()).to(p.dtype)

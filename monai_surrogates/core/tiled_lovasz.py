@@ -17,15 +17,15 @@ from monai_surrogates.core.lovasz import bin_weights
 from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, implement, rows, take, tile_size, tiles
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
-LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor weights, Tensor lse, Tensor slopes) -> Tensor")
-LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define("lovasz_two_classes_backward(Tensor logits, Tensor cells, Tensor tables, Tensor slopes) -> Tensor")
 
 
 def tiled_lovasz_binned(
     logits: Tensor, labels: Tensor, valid: Tensor | None, *, bins: int, batch: bool = False, sync: bool = False
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Binned Lovász extension of 1 − IoU of softmax(logits) per item and class, differentiable.
 
     Args:
@@ -37,27 +37,28 @@ def tiled_lovasz_binned(
         sync: with ``batch``, and so do those of all ranks: one all-reduce of histograms, and one of the losses.
 
     Returns:
-        (B, C), or (1, C) of the batch, in the type of the logits.
+        The loss, and the reference volume in voxels: (B, C), or (1, C) of the batch, in the type of the logits.
     """
     function = _TwoClasses if logits.shape[1] == 2 else _SoftmaxLovasz
     shared = sync and is_shared()
-    loss: Tensor = function.apply(logits, labels, valid, bins, batch, shared)[0]  # type: ignore[no-untyped-call]
+    loss, volume, *_ = function.apply(logits, labels, valid, bins, batch, shared)  # type: ignore[no-untyped-call]
     if not batch:
-        return loss
-    loss = loss.sum(0, keepdim=True)
-    return rank_sum(loss) if shared else loss
+        return loss, volume
+    both = torch.stack([loss.sum(0, keepdim=True), volume.sum(0, keepdim=True)])
+    loss, volume = rank_sum(both) if shared else both
+    return loss, volume
 
 
 class _SoftmaxLovasz(torch.autograd.Function):
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, weights, lse = torch.ops.monai_surrogates.lovasz_softmax(*arguments)
-        return loss, weights, lse
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        loss, volume, weights, lse = torch.ops.monai_surrogates.lovasz_softmax(*arguments)
+        return loss, volume, weights, lse
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(inputs[0], *output[1:])
+        ctx.save_for_backward(inputs[0], *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -67,9 +68,9 @@ class _SoftmaxLovasz(torch.autograd.Function):
 
 class _TwoClasses(_SoftmaxLovasz):
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, cells, tables = torch.ops.monai_surrogates.lovasz_two_classes(*arguments)
-        return loss, cells, tables
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        loss, volume, cells, tables = torch.ops.monai_surrogates.lovasz_two_classes(*arguments)
+        return loss, volume, cells, tables
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -79,7 +80,7 @@ class _TwoClasses(_SoftmaxLovasz):
 
 def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     items, num_classes, voxels = logits.shape
     lse = logits.new_empty(items, voxels)
     weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -101,7 +102,7 @@ def _lovasz_softmax(
         p = torch.sub(logits[item, c, part], lse[item, part]).exp_()
         loss[item, c] += torch.dot(p, own)
         weights[item, c, part] = own
-    return loss.to(logits.dtype), weights, lse
+    return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weights, lse
 
 
 def _fill_cells(p: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
@@ -155,7 +156,7 @@ def _lovasz_softmax_backward(logits: Tensor, weights: Tensor, lse: Tensor, slope
 
 def _lovasz_two_classes(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """With softmax both classes have the same errors, and what is reference to the one is background to the other."""
     items, _, voxels = logits.shape
     cells = torch.empty(items, voxels, dtype=torch.int32)
@@ -174,7 +175,7 @@ def _lovasz_two_classes(
         errors, _, _ = _two_class_errors(*take(logits, labels, valid, item, part))
         for c in (0, 1):
             loss[item, c] += torch.dot(tables[item, c].index_select(0, cells[item, part]), errors)
-    return loss.to(logits.dtype), cells, tables
+    return loss.to(logits.dtype), of_both[..., bins:].sum(-1).to(logits.dtype), cells, tables
 
 
 def _two_class_errors(x: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -196,13 +197,13 @@ def _lovasz_two_classes_backward(logits: Tensor, cells: Tensor, tables: Tensor, 
     return grad
 
 
-def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return logits.new_empty(logits.shape[:2]), torch.empty_like(logits), logits.new_empty(labels.shape)
+def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return *logits.new_empty(2, *logits.shape[:2]).unbind(), torch.empty_like(logits), logits.new_empty(labels.shape)
 
 
-def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, ...]:
     cells = torch.empty_like(labels, dtype=torch.int32)
-    return logits.new_empty(logits.shape[:2]), cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
+    return *logits.new_empty(2, *logits.shape[:2]).unbind(), cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
 
 
 def _no_grad(logits: Tensor, *_: Any) -> Tensor:

@@ -23,7 +23,7 @@ LIBRARY.define(
 
 
 def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
-    """Σ p_y and Σ p (Σ p² if squared) per item and class of p = softmax(logits), differentiable.
+    """Σ p_y, Σ p (Σ p² if squared) and the labels' voxels, per item and class of p = softmax(logits), differentiable.
 
     Args:
         logits: (B, C, N), float32 or float64, C above 1, finite where not valid.
@@ -32,7 +32,7 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
         squared: squared volumes.
 
     Returns:
-        (2, B, C), intersection and volume, in the type of the logits.
+        (3, B, C), intersection, volume and reference volume, in the type of the logits.
     """
     counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]
     return counts[0]
@@ -61,7 +61,7 @@ class _SoftmaxOverlap(torch.autograd.Function):
 
 def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
-    counts = torch.zeros(2, batch, num_classes, dtype=torch.float64)
+    counts = torch.zeros(3, batch, num_classes, dtype=torch.float64)
     if num_classes == 2:
         for item, part in tiles(logits):
             counts[:, item] += _two_class_counts(*take(logits, labels, valid, item, part), squared)
@@ -75,6 +75,7 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
             scale = scale * v
         own = p.gather(0, y.unsqueeze(0))[0].mul_(scale).double()
         counts[0, item] += torch.bincount(y, weights=own, minlength=num_classes)
+        counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
         counts[1, item] += p.square_() @ scale.square() if squared else p @ scale
     return counts.to(logits.dtype), lse
 
@@ -93,7 +94,7 @@ def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool,
     buffer = logits.new_empty(num_classes, tile_size(logits))
     for item, part in tiles(logits):
         x, y, v = take(logits, labels, valid, item, part)
-        of_own, of_volume = slopes[:, item]
+        of_own, of_volume, _ = slopes[:, item]
         if num_classes == 2:
             _two_class_slopes(x, y, v, squared, of_own, of_volume, grad[item, :, part])
             continue
@@ -126,16 +127,19 @@ def softmax_backward_tile(
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """(Σ q(1 − y), Σ p y) and (Σ q, Σ p) of p = p₁ and q = 1 − p; what is 0 comes out as 0, since nothing is subtracted."""
+    """(Σ q(1 − y), Σ py), (Σ q, Σ p), (Σ 1 − y, Σ y) of p = p₁, q = 1 − p; without a difference, so that 0 comes out as 0."""
     p, inside = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype)
     q, outside = 1 - p, 1 - inside
     if v is not None:
         inside, outside = inside.mul_(v), outside.mul_(v)
     found = torch.stack([torch.dot(q, outside), torch.dot(p, inside)]).double()
-    if not squared:
-        return torch.stack([found, found + torch.stack([torch.dot(q, inside), torch.dot(p, outside)])])
-    p, q = (p, q) if v is None else (p * v, q * v)
-    return torch.stack([found, torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()])
+    present = torch.stack([outside.sum(dtype=torch.float64), inside.sum(dtype=torch.float64)])
+    if squared:
+        p, q = (p, q) if v is None else (p * v, q * v)
+        volume = torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()
+    else:
+        volume = found + torch.stack([torch.dot(q, inside), torch.dot(p, outside)])
+    return torch.stack([found, volume, present])
 
 
 def _two_class_slopes(
@@ -143,11 +147,10 @@ def _two_class_slopes(
 ) -> None:
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
     p = torch.sub(x[1], x[0]).sigmoid_()
-    g = y.to(x.dtype).mul_(of_own.sum()).sub_(of_own[0])
+    of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
+    g = torch.stack([of_p - of_own[0], of_p + of_own[1]]).index_select(0, y)
     if squared:
         g.add_(p * (2 * of_volume.sum())).sub_(2 * of_volume[0])
-    else:
-        g.add_(of_volume[1] - of_volume[0])
     torch.mul(g.mul_(p), p.neg_().add_(1), out=out[1])
     if v is not None:
         out[1].mul_(v)
@@ -185,7 +188,7 @@ def take(
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
     kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, voxels)
-    return logits.new_empty(2, batch, num_classes), kept
+    return logits.new_empty(3, batch, num_classes), kept
 
 
 def _no_slopes(logits: Tensor, *_: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from monai_surrogates.core import inputs, label_counts, lovasz_jaccard, lovasz_jaccard_binned, tiled_lovasz_binned
+from monai_surrogates.core import inputs, lovasz_jaccard, lovasz_jaccard_binned, tiled_lovasz_binned
 from monai_surrogates.core.distributed import rank_concat, rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.losses.base import PerClassLoss
@@ -53,10 +53,7 @@ class LovaszLoss(PerClassLoss):
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
         if self.method != "bins":
             return None
-        loss = tiled_lovasz_binned(*logits, bins=self.bins, batch=self.batch, sync=self.sync)
-        volume = label_counts(logits)
-        volume = volume.sum(0, keepdim=True) if self.batch else volume
-        return loss, rank_sum(volume) if self.sync else volume
+        return tiled_lovasz_binned(*logits, bins=self.bins, batch=self.batch, sync=self.sync)
 
     @abstractmethod
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
