@@ -6,7 +6,7 @@ import math
 import warnings
 from typing import Any, NamedTuple
 
-import numpy as np
+import torch
 from monai.utils import optional_import
 
 RESAMPLES = 9999
@@ -53,8 +53,8 @@ def mean_interval(values: Any, confidence: float = 0.95, seed: int = 0) -> MeanI
     stats, installed = optional_import("scipy.stats")
     if not installed:
         raise ImportError("a bootstrap interval needs SciPy; install it with: pip install 'monai-surrogates[study]'")
-    values = np.asarray(values, dtype=float)
-    values = values[~np.isnan(values)]
+    scores = torch.as_tensor(values, dtype=torch.float64)
+    values = scores[~scores.isnan()].numpy()
     if len(values) == 0:
         return MeanInterval(math.nan, math.nan, math.nan, 0)
     mean, low, high = float(values.mean()), math.nan, math.nan

@@ -143,7 +143,7 @@ class PerImageScores(OverlapMetric):
             ImportError: SciPy is missing.
             ValueError: an unknown score, or nothing was collected.
         """
-        return mean_interval(self._of_images(score).cpu().numpy(), confidence, seed)
+        return mean_interval(self._of_images(score), confidence, seed)
 
     def _read(self, overlap: Overlap) -> dict[str, Tensor]:
         return {name: score(overlap, self.empty) for name, score in SCORES.items()}
