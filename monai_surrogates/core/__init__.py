@@ -2,7 +2,8 @@
 
 from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
-from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned, lovasz_jaccard_weights
+from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned
+from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.core.overlap import Overlap, soft_overlap, softmax_overlap
 from monai_surrogates.core.scores import (
     EMPTY_RULES,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
-from monai_surrogates.core.lovasz import bin_weights
+from monai_surrogates.core.lovasz_weights import bin_weights
 from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, implement, rows, take, tile_size, tiles
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"

@@ -195,9 +195,13 @@ def _no_slopes(logits: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
+ON_CPU: dict[str, Callable[..., Any]] = {}  # the operators of this package
+
+
 def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]) -> None:
     """Give an operator its two forms; autocast would turn the products inside to half precision."""
-    LIBRARY.impl(name, torch.autocast("cpu", enabled=False)(on_cpu), "CPU")
+    ON_CPU[name] = torch.autocast("cpu", enabled=False)(on_cpu)
+    LIBRARY.impl(name, ON_CPU[name], "CPU")
     LIBRARY.impl(name, on_meta, "Meta")
 
 

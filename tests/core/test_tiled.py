@@ -1,0 +1,149 @@
+"""The tiled kernels are the plain definitions, make no tensor larger than the logits, and see their tiles."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from monai_surrogates.core import (
+    lovasz_jaccard,
+    lovasz_jaccard_binned,
+    soft_overlap,
+    softmax_overlap,
+    tiled_lovasz_binned,
+    tiled_overlap,
+)
+from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
+from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss
+
+batches = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 999),
+        "items": st.integers(1, 3),
+        "classes": st.sampled_from([2, 3, 7]),
+        "voxels": st.integers(1, 60),
+        "ignoring": st.booleans(),
+    }
+)
+
+
+def random_logits(seed, items, classes, voxels, ignoring, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x = 3 * torch.randn(items, classes, voxels, generator=generator, dtype=dtype)
+    y = torch.randint(0, classes, (items, voxels), generator=generator)
+    valid = torch.rand(items, voxels, generator=generator) > 0.3 if ignoring else None
+    return Voxels(x, y if valid is None else torch.where(valid, y, 0), valid)
+
+
+@pytest.fixture(params=[2**19, 20], ids=["one tile", "many tiles"])
+def tile(request, monkeypatch):
+    monkeypatch.setattr(tiled_overlap, "TILE", request.param)
+
+
+def value_and_gradient(function, voxels, seed):
+    x = voxels.input.clone().requires_grad_()
+    value = function(voxels._replace(input=x))
+    slopes = torch.randn(value.shape, generator=torch.Generator().manual_seed(seed), dtype=value.dtype)
+    (value * slopes).sum().backward()
+    return value.detach(), x.grad
+
+
+def assert_same(ours, theirs, voxels, seed):
+    for mine, reference in zip(*(value_and_gradient(f, voxels, seed) for f in (ours, theirs)), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("squared", [False, True])
+@settings(deadline=None, max_examples=50)
+@given(drawn=batches)
+def test_overlap_is_that_of_the_softmax(squared, drawn):
+    def plain(voxels):
+        return torch.stack(list(soft_overlap(voxels._replace(input=voxels.input.softmax(1)), squared=squared)))
+
+    voxels = random_logits(**drawn)
+    assert_same(lambda v: torch.stack(list(softmax_overlap(v, squared=squared))), plain, voxels, drawn["seed"])
+
+
+def errors_of(voxels, batch):
+    p = voxels.input.softmax(1)
+    is_reference = torch.nn.functional.one_hot(voxels.target, p.shape[1]).movedim(-1, 1).bool()
+    counted = torch.ones_like(is_reference) if voxels.valid is None else voxels.valid.unsqueeze(1).expand_as(p)
+    rows = (p - is_reference.to(p.dtype)).abs(), is_reference & counted, counted
+    return [x.transpose(0, 1).flatten(1).unsqueeze(0) for x in rows] if batch else rows
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("bins", [8, 4096])
+@pytest.mark.parametrize("batch", [False, True])
+@settings(deadline=None, max_examples=50)
+@given(drawn=batches)
+def test_binned_lovasz_is_that_of_the_errors(bins, batch, drawn):
+    voxels = random_logits(**drawn)
+    assert_same(
+        lambda v: tiled_lovasz_binned(*v, bins=bins, batch=batch)[0],
+        lambda v: lovasz_jaccard_binned(*errors_of(v, batch), bins=bins),
+        voxels,
+        drawn["seed"],
+    )
+    volume = tiled_lovasz_binned(*voxels, bins=bins, batch=batch)[1]
+    assert torch.equal(volume.long(), errors_of(voxels, batch)[1].sum(-1))
+
+
+@settings(deadline=None, max_examples=50)
+@given(drawn=batches)
+def test_sorting_what_weighs_is_sorting_everything(drawn):
+    errors, is_reference, counted = errors_of(random_logits(**drawn), batch=False)
+    order = torch.where(counted, errors, -1).argsort(dim=-1, descending=True)
+    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted.gather(-1, order), errors.dtype)
+    expected = (errors.gather(-1, order) * weights).sum(-1)
+    torch.testing.assert_close(lovasz_jaccard(errors, is_reference, counted), expected)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes):
+    voxels = random_logits(0, 2, classes, 50, ignoring=False)
+    voxels.input[0, 0, 3], voxels.input[1, 1, 4] = torch.nan, torch.inf
+    loss, _ = tiled_lovasz_binned(*voxels, bins=16)
+    assert loss.isnan().any()
+    assert softmax_overlap(voxels).prediction.isnan().any()
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made, inside this package's operators too."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "monai_surrogates":
+            with self:
+                made = tiled_overlap.ON_CPU[function._opname](*args)
+        else:
+            made = function(*args, **(kwargs or {}))
+        for x in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(x, torch.Tensor):
+                self.bytes = max(self.bytes, x.numel() * x.element_size())
+        return made
+
+
+@pytest.mark.parametrize("classes", [2, 5, 14])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        SoftDiceLoss(softmax=True, to_onehot_y=True),
+        SoftJaccardLoss(softmax=True, to_onehot_y=True, squared_pred=True),
+        LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, method="bins"),
+        LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, method="auto", batch=True),
+    ],
+    ids=["SoftDice", "SoftJaccard", "LovaszSoftmax", "LovaszSoftmax, auto"],
+)
+def test_no_tensor_larger_than_the_logits_is_made(loss, classes):
+    x = torch.randn(2, classes, 40, 40, 40, requires_grad=True)
+    y = torch.randint(0, classes, (2, 1, 40, 40, 40))
+    with Largest() as largest:
+        loss(x, y).backward()
+    assert x[0].numel() < largest.bytes <= x.numel() * x.element_size()
