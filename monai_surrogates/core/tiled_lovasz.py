@@ -89,7 +89,7 @@ def _lovasz_softmax(
     for item, part in tiles(logits):
         x, y, v = take(logits, labels, valid, item, part)
         e, scale = exponentials(x, lse[item, part], buffer[:, : x.shape[1]])
-        _fill_cells(e.mul_(scale), y, v, bins, cells[item, :, part])
+        _fill_cells(e, scale, y, v, bins, cells[item, :, part])
     histogram = torch.stack([torch.stack([_histogram(row, bins) for row in item]) for item in cells])
     table = _table(histogram, batch, sync, logits.dtype).expand(items, -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
@@ -105,22 +105,25 @@ def _lovasz_softmax(
     return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weights, lse
 
 
-def _fill_cells(p: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
-    """The cell of each voxel and class: the bin of its error, + bins in the reference, 2·bins where it does not count."""
-    own = 1 - p.gather(0, y.unsqueeze(0))
-    cells.copy_(_scaled(p, bins))
-    cells.scatter_(0, y.unsqueeze(0), _scaled(own, bins).to(cells.dtype).add_(bins))
+def _fill_cells(e: Tensor, scale: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
+    """The cell of each voxel and class: the bin of its error, + bins in the reference, 2·bins where it does not count.
+
+    The probabilities are e·scale. Those of logits that are not finite have no bin: they count in some bin here, and make the
+    loss NaN all the same.
+    """
+    y = y.unsqueeze(0)
+    scaled = scale.mul_(_below(bins, e.dtype)).nan_to_num_(0, 0, 0)
+    e.mul_(scaled)  # what is cut off behind the point is the bin
+    own = (_below(bins, e.dtype) - e.gather(0, y)).clamp_min_(0)
+    cells.copy_(e if bool(scaled.all()) else e.nan_to_num_(0, 0, 0))
+    cells.scatter_(0, y, own.nan_to_num_(0, 0, 0).to(cells.dtype).add_(bins))
     if v is not None:
         cells.masked_fill_(~v, 2 * bins)
 
 
-def _scaled(errors: Tensor, bins: int) -> Tensor:
-    """bins·e, in place, below ``bins`` also for e = 1; what is cut off behind the point is its bin.
-
-    NaN, of logits that are not finite, has no bin: it counts in the first one here, and makes the loss NaN all the same.
-    """
-    errors.mul_(bins * (1 - torch.finfo(errors.dtype).eps))
-    return errors if bool(errors.sum().isfinite()) else errors.nan_to_num_(0, 0, 0)
+def _below(bins: int, dtype: torch.dtype) -> float:
+    """The number of bins, so little less that an error of 1 lies in the last one."""
+    return bins * (1 - torch.finfo(dtype).eps)
 
 
 def _histogram(cells: Tensor, bins: int) -> Tensor:
@@ -160,21 +163,20 @@ def _lovasz_two_classes(
     """With softmax both classes have the same errors, and what is reference to the one is background to the other."""
     items, _, voxels = logits.shape
     cells = torch.empty(items, voxels, dtype=torch.int32)
+    errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
     for item, part in tiles(logits):
         errors, y, v = _two_class_errors(*take(logits, labels, valid, item, part))
-        torch.add(_scaled(errors, bins).to(torch.int32), y, alpha=bins, out=cells[item, part])
+        of_bins = (errors * _below(bins, errors.dtype)).nan_to_num_(0, 0, 0).to(torch.int32)
+        torch.add(of_bins, y, alpha=bins, out=cells[item, part])
         if v is not None:
             cells[item, part].masked_fill_(~v, 2 * bins)
+        errors_of_cells[item] += torch.bincount(cells[item, part], weights=errors.double(), minlength=2 * bins + 1)
     of_one = torch.stack([_histogram(of_item, bins) for of_item in cells])
     of_both = torch.stack([of_one.roll(bins, -1), of_one], dim=1)
     tables = _table(of_both, batch, sync, logits.dtype).expand(items, -1, -1)
     tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the cells of class 1
+    loss = (tables * errors_of_cells[:, None, : 2 * bins]).sum(-1)
     tables = torch.nn.functional.pad(tables, (0, 1))
-    loss = torch.zeros(items, 2, dtype=torch.float64)
-    for item, part in tiles(logits):
-        errors, _, _ = _two_class_errors(*take(logits, labels, valid, item, part))
-        for c in (0, 1):
-            loss[item, c] += torch.dot(tables[item, c].index_select(0, cells[item, part]), errors)
     return loss.to(logits.dtype), of_both[..., bins:].sum(-1).to(logits.dtype), cells, tables
 
 

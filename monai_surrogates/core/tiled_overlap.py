@@ -127,19 +127,22 @@ def softmax_backward_tile(
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """(Σ q(1 − y), Σ py), (Σ q, Σ p), (Σ 1 − y, Σ y) of p = p₁, q = 1 − p; without a difference, so that 0 comes out as 0."""
+    """Intersections, volumes and references of both classes, from sums of p = p₁ inside and outside class 1.
+
+    What is absent comes out as 0 exactly: a class without a voxel has nothing inside, or nothing outside.
+    """
     p, inside = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype)
-    q, outside = 1 - p, 1 - inside
+    outside = 1 - inside
     if v is not None:
         inside, outside = inside.mul_(v), outside.mul_(v)
-    found = torch.stack([torch.dot(q, outside), torch.dot(p, inside)]).double()
-    present = torch.stack([outside.sum(dtype=torch.float64), inside.sum(dtype=torch.float64)])
+    sums = torch.stack([torch.dot(p, inside), torch.dot(p, outside), inside.sum(), outside.sum()]).double()
+    found, false_alarm, present, absent = sums.unbind()
+    volume = torch.stack([absent - false_alarm + (present - found), found + false_alarm])
     if squared:
+        q = 1 - p
         p, q = (p, q) if v is None else (p * v, q * v)
         volume = torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()
-    else:
-        volume = found + torch.stack([torch.dot(q, inside), torch.dot(p, outside)])
-    return torch.stack([found, volume, present])
+    return torch.stack([torch.stack([absent - false_alarm, found]), volume, torch.stack([absent, present])])
 
 
 def _two_class_slopes(

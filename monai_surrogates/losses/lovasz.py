@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 METHODS = ("auto", "sort", "bins")
-FEW_VOXELS = 2**14  # in an image: up to here sorting them costs less than the tables of the bins, or hardly more
 
 
 class LovaszLoss(PerClassLoss):
@@ -29,7 +28,6 @@ class LovaszLoss(PerClassLoss):
     default_classes = "present"
 
     bins: int
-    bounded: ClassVar[bool] = True  # whether no error exceeds 1
 
     def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(**shared)
@@ -45,7 +43,7 @@ class LovaszLoss(PerClassLoss):
             counted = None if counted is None else _one_image(counted)
         volume = (is_reference if counted is None else is_reference & counted).sum(-1)
         volume = rank_sum(volume) if self.sync else volume
-        if self._bins_fit(probabilities):
+        if self.method == "bins":
             return lovasz_jaccard_binned(errors, is_reference, counted, bins=self.bins, sync=self.sync), volume
         if self.sync:  # sorting needs the voxels of all ranks in one place
             errors, is_reference, *rest = rank_concat(errors, is_reference, *([] if counted is None else [counted]))
@@ -53,15 +51,9 @@ class LovaszLoss(PerClassLoss):
         return lovasz_jaccard(errors, is_reference, counted), volume
 
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
-        if not self._bins_fit(logits):
+        if self.method != "bins":
             return None
         return tiled_lovasz_binned(*logits, bins=self.bins, batch=self.batch, sync=self.sync)
-
-    def _bins_fit(self, voxels: Voxels) -> bool:
-        """Whether bins are used: asked for, or left to us on images of many voxels, with errors that lie in [0, 1]."""
-        batch, _, voxels_of_item = voxels.input.shape
-        many = voxels_of_item * (batch if self.batch else 1) > FEW_VOXELS
-        return self.method == "bins" or (self.method == "auto" and many and self.bounded and self.other_act is None)
 
     @abstractmethod
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
@@ -84,8 +76,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
     Args:
         method: ``"sort"`` is exact; ``"bins"`` takes linear time, with a loss at most 1/bins below the exact one (at ties the
             mean over their orders, where sorting takes any one order); its errors must lie in [0, 1], as those of every
-            activation but ``other_act`` do. ``"auto"`` sorts images of up to 16384 voxels and puts larger ones into bins.
-        bins: number of bins.
+            activation but ``other_act`` do. ``"auto"`` sorts.
+        bins: number of bins; only ``method="bins"`` reads it.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default.
 
@@ -149,8 +141,6 @@ class LovaszHingeLoss(LovaszLoss):
         >>> LovaszHingeLoss()(x, y)
         tensor(1.5000)
     """
-
-    bounded = False
 
     def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(method=method, **shared)
