@@ -14,7 +14,16 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.tiled_overlap import LIBRARY, exponentials, implement, rows, take, tile_size, tiles
+from monai_surrogates.core.tiled_overlap import (
+    LIBRARY,
+    exponentials,
+    implement,
+    rows,
+    softmax_slopes,
+    take,
+    tile_size,
+    tiles,
+)
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
 LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
@@ -62,7 +71,11 @@ class _SoftmaxLovasz(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
+        if torch.is_grad_enabled():  # to be differentiated once more
+            logits, weights, _ = ctx.saved_tensors
+            grad = softmax_slopes(logits.softmax(1), weights * gradients[0].unsqueeze(-1))
+        else:
+            grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
         return grad, None, None, None, None, None
 
 
@@ -74,7 +87,14 @@ class _TwoClasses(_SoftmaxLovasz):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(*ctx.saved_tensors, gradients[0].contiguous())
+        logits, cells, tables = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inside = 2 * (cells.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
+            weights = tables.gather(2, cells.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
+            grad = softmax_slopes(logits.softmax(1), weights * gradients[0].unsqueeze(-1))
+        else:
+            slopes = gradients[0].contiguous()
+            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, cells, tables, slopes)
         return grad, None, None, None, None, None
 
 

@@ -53,9 +53,12 @@ class _SoftmaxOverlap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         logits, labels, valid, lse = ctx.saved_tensors
-        grad = torch.ops.monai_surrogates.softmax_overlap_backward(
-            logits, labels, valid, ctx.squared, lse, gradients[0].contiguous()
-        )
+        if torch.is_grad_enabled():  # to be differentiated once more
+            grad = _plain_slopes(logits, labels, valid, ctx.squared, gradients[0])
+        else:
+            grad = torch.ops.monai_surrogates.softmax_overlap_backward(
+                logits, labels, valid, ctx.squared, lse, gradients[0].contiguous()
+            )
         return grad, None, None, None
 
 
@@ -101,6 +104,19 @@ def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool,
         p = torch.sub(x, lse[item, part], out=buffer[:, : x.shape[1]]).exp_()
         softmax_backward_tile(p, y, v, squared, of_own, of_volume, grad[item, :, part])
     return grad
+
+
+def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, slopes: Tensor) -> Tensor:
+    """The same by torch's own operators."""
+    p, labels, (of_own, of_volume, _) = logits.softmax(1), labels.unsqueeze(1), slopes.unsqueeze(-1)
+    of_p = (2 * p if squared else torch.ones_like(p)) * of_volume
+    of_p = of_p.scatter_add(1, labels, of_own.expand_as(p).gather(1, labels))
+    return softmax_slopes(p, of_p if valid is None else of_p * valid.unsqueeze(1))
+
+
+def softmax_slopes(p: Tensor, of_p: Tensor) -> Tensor:
+    """∂L/∂x_c = p_c(∂L/∂p_c − Σ_k p_k ∂L/∂p_k)."""
+    return p * (of_p - (p * of_p).sum(1, keepdim=True))
 
 
 def softmax_backward_tile(

@@ -102,6 +102,33 @@ def test_sorting_what_weighs_is_sorting_everything(drawn):
     torch.testing.assert_close(lovasz_jaccard(errors, is_reference, counted), expected)
 
 
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("squared", [False, True])
+def test_the_overlap_can_be_differentiated_twice(classes, squared, ignoring):
+    x, y, valid = random_logits(0, 2, classes, 6, ignoring)
+
+    def overlap(x):
+        return softmax_overlap(Voxels(x, y, valid), squared=squared)[:2]
+
+    assert torch.autograd.gradgradcheck(overlap, x.requires_grad_())
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_binned_lovasz_can_be_differentiated_twice(classes, ignoring):
+    voxels = random_logits(0, 2, classes, 6, ignoring)
+    second = []
+    for loss in (
+        lambda x: tiled_lovasz_binned(x, *voxels[1:], bins=64)[0],
+        lambda x: lovasz_jaccard_binned(*errors_of(voxels._replace(input=x), batch=False), bins=64),
+    ):
+        x = voxels.input.clone().requires_grad_()
+        (first,) = torch.autograd.grad(loss(x).sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(*second)
+
+
 @pytest.mark.parametrize("classes", [2, 4])
 def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes):
     voxels = random_logits(0, 2, classes, 50, ignoring=False)
