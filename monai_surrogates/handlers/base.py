@@ -37,7 +37,8 @@ class OverlapHandler(IgniteMetricHandler):
 
     Under torch.distributed all ranks' images count together; a rank may have none. Samplers repeat images to give each rank
     equally many: repeats are dropped where the file names are in the meta data, and a log line says how many. The details
-    keep them, because MetricsSaver puts a file name to each row. Every rank must call ``compute`` and ``state_dict``.
+    keep them, because MetricsSaver puts a file name to each row; it needs the default usage, one score per epoch. Every rank
+    must call ``compute`` and ``state_dict``.
 
     Args:
         metric_fn: the metric that collects.
@@ -62,7 +63,8 @@ class OverlapHandler(IgniteMetricHandler):
     ) -> None:
         if not isinstance(metric_fn, OverlapMetric):
             raise TypeError(
-                f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}."
+                f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}; "
+                "MONAI's own have their handlers in monai.handlers."
             )
         self.drop_repeats = drop_repeats
         self._images: list[str] = []
@@ -138,11 +140,11 @@ class OverlapHandler(IgniteMetricHandler):
 
     def compute(self) -> float | Tensor:
         """The score of all images so far on all ranks, 0 where none is defined."""
-        rows = (
-            self.metric_fn.get_buffer()
-        )  # on every rank, also on one without an image, or the others would wait for ever
+        # Every rank gathers, one without an image too, or the others would wait for it for ever.
+        rows = self.metric_fn.get_buffer()
         if rows is None or len(rows) == 0:
             raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
+        self.metric_fn.select(None)  # the details keep repeats
         self._details = self.details()
         self.metric_fn.select(self._first_of_each(rows))
         self._readings = self._finite(self.readings())

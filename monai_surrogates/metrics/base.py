@@ -98,9 +98,9 @@ class OverlapMetric(CumulativeIterationMetric):
         """The rows of this process alone, None without an image."""
         return None if self._buffers is None else torch.stack(self._buffers[0])
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Score only these of the gathered rows, until the next image or :meth:`reset`; the buffer keeps all of them."""
-        self._selected = list(rows)
+    def select(self, rows: Sequence[int] | None) -> None:
+        """Score only these of the gathered rows (None: all), until the next image or :meth:`reset`; the buffer keeps all."""
+        self._selected = None if rows is None else list(rows)
 
     def extend(self, *data: Tensor) -> None:
         """Collect the rows of a batch."""

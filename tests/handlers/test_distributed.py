@@ -71,7 +71,9 @@ def rank_main(rank, world_size, port, results):
         logged.clear()
         first, handlers = sum(map(len, names[:rank])), make_handlers()
         results[rank, case] = run(names[rank], first, handlers), list(logged)
-        assert handlers["dice"].compute() == results[rank, case][0]["dice"]  # once more, from the same images
+        for name, handler in handlers.items():  # once more, from the same images
+            assert handler.compute() == results[rank, case][0][name]
+            assert {len(rows) for rows in handler._details.values()} == {sum(map(len, names))}
         resumed = make_handlers()
         for name, handler in handlers.items():
             resumed[name].load_state_dict(handler.state_dict())
