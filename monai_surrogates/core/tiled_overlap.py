@@ -133,11 +133,18 @@ def softmax_backward_tile(
         of_volume: a, slopes of the volume, (C,).
         out: ∂L/∂x, (C, n).
     """
-    own = p.gather(0, y.unsqueeze(0)).mul_(of_own[y])
-    a = (2 * of_volume.unsqueeze(1)) * p if squared else of_volume.unsqueeze(1)
-    s = (a * p).sum(0) if squared else of_volume @ p
-    torch.sub(a, s.add_(own[0]), out=out).mul_(p)
-    out.scatter_add_(0, y.unsqueeze(0), own)
+    labels = y.unsqueeze(0)
+    own = p.gather(0, labels)[0]
+    gain = own * of_own.index_select(0, y)
+    of_label = of_volume.index_select(0, y)
+    if squared:
+        a, of_label = (2 * of_volume.unsqueeze(1)) * p, of_label.mul_(own).mul_(2)
+        s = (a * p).sum(0).add_(gain)
+    else:
+        a, s = of_volume.unsqueeze(1), (of_volume @ p).add_(gain)
+    torch.sub(a, s, out=out).mul_(p)
+    # at the label it is p_y(a_y − s) + p_y b_y; replacing it is faster than adding to it
+    out.scatter_(0, labels, of_label.sub_(s).mul_(own).add_(gain).unsqueeze(0))
     if v is not None:
         out.mul_(v)
 
