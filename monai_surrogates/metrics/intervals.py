@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.utils import optional_import
+from torch import Tensor
 
 RESAMPLES = 9999
 
@@ -53,7 +54,7 @@ def mean_interval(values: Any, confidence: float = 0.95, seed: int = 0) -> MeanI
     stats, installed = optional_import("scipy.stats")
     if not installed:
         raise ImportError("a bootstrap interval needs SciPy; install it with: pip install 'monai-surrogates[study]'")
-    scores = torch.as_tensor(values, dtype=torch.float64)
+    scores = values.double() if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
     values = scores[~scores.isnan()].numpy()
     if len(values) == 0:
         return MeanInterval(math.nan, math.nan, math.nan, 0)

@@ -296,3 +296,15 @@ def test_a_failing_call_leaves_the_counts(lesions):
     with pytest.raises(ValueError, match="y holds the label 7"):
         lesions(torch.zeros(2, 1, 4), torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 7]]]))
     assert torch.equal(lesions.get_buffer(), before)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
+def test_an_interval_is_of_any_numbers_and_leaves_undefined_images_out(kind):
+    values = [0.2, math.nan, 0.4, 0.9, 0.7]
+    given = kind(values)
+    if isinstance(given, np.ndarray):
+        given.setflags(write=False)  # as pandas hands its columns out
+    found = mean_interval(given)
+    assert found.images == 4
+    assert found.mean == pytest.approx((0.2 + 0.4 + 0.9 + 0.7) / 4)
+    assert found.low < found.mean < found.high
