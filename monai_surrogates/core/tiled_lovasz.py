@@ -50,7 +50,7 @@ def tiled_lovasz_binned(
     """
     function = _TwoClasses if logits.shape[1] == 2 else _SoftmaxLovasz
     shared = sync and is_shared()
-    loss, volume, *_ = function.apply(logits, labels, valid, bins, batch, shared)  # type: ignore[no-untyped-call]
+    loss, volume, *_ = function.apply(logits, labels, valid, bins, batch, shared)  # type: ignore[no-untyped-call]  # no types
     if not batch:
         return loss, volume
     both = torch.stack([loss.sum(0, keepdim=True), volume.sum(0, keepdim=True)])

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library
 
 TILE = 2**19  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
 
 # Operators, so that torch.compile keeps them as they are.
-LIBRARY: Any = torch.library.Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]
+LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(
     "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor lse, Tensor slopes) -> Tensor"
@@ -34,7 +35,7 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
     Returns:
         (3, B, C), intersection, volume and reference volume, in the type of the logits.
     """
-    counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]
+    counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]  # no types
     return counts[0]
 
 
