@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.core.tiled_overlap import LIBRARY, implement
+from monai_surrogates.core.tiled_overlap import LIBRARY, implement, shaped_as_first
 
 LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor is_reference, Tensor? valid) -> Tensor")
 
@@ -57,8 +57,4 @@ def _largest(errors: Tensor, valid: Tensor | None) -> Tensor:
     return places[errors[places].argmax(keepdim=True)] if len(places) else places
 
 
-def _nothing(errors: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(errors, memory_format=torch.contiguous_format)
-
-
-implement("lovasz_sorted_weights", _weights, _nothing)
+implement("lovasz_sorted_weights", _weights, shaped_as_first)

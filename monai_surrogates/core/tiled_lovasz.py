@@ -18,7 +18,9 @@ from monai_surrogates.core.tiled_overlap import (
     LIBRARY,
     exponentials,
     implement,
+    probabilities,
     rows,
+    shaped_as_first,
     softmax_slopes,
     take,
     tile_size,
@@ -170,7 +172,7 @@ def _lovasz_softmax_backward(logits: Tensor, weights: Tensor, lse: Tensor, slope
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     for item, part in tiles(logits):
         x, a, out = logits[item, :, part], slopes[item], grad[item, :, part]
-        p = torch.sub(x, lse[item, part], out=buffer[:, : x.shape[1]]).exp_()
+        p = probabilities(x, lse[item, part], buffer[:, : x.shape[1]])
         torch.mul(p, weights[item, :, part], out=out)
         mean = a @ out
         out.mul_(a.unsqueeze(1)).addcmul_(p, mean, value=-1)
@@ -228,11 +230,7 @@ def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: A
     return *logits.new_empty(2, *logits.shape[:2]).unbind(), cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
 
 
-def _no_grad(logits: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
-
-
 implement("lovasz_softmax", _lovasz_softmax, _nothing)
-implement("lovasz_softmax_backward", _lovasz_softmax_backward, _no_grad)
+implement("lovasz_softmax_backward", _lovasz_softmax_backward, shaped_as_first)
 implement("lovasz_two_classes", _lovasz_two_classes, _nothing_of_two)
-implement("lovasz_two_classes_backward", _lovasz_two_classes_backward, _no_grad)
+implement("lovasz_two_classes_backward", _lovasz_two_classes_backward, shaped_as_first)

@@ -92,6 +92,11 @@ def exponentials(x: Tensor, lse: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     return out, total.reciprocal_()
 
 
+def probabilities(x: Tensor, lse: Tensor, out: Tensor) -> Tensor:
+    """Softmax over the first axis of x (C, n) once log Σ exp x is known, into ``out``."""
+    return torch.sub(x, lse, out=out).exp_()
+
+
 def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, lse: Tensor, slopes: Tensor) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     num_classes = logits.shape[1]
@@ -102,7 +107,7 @@ def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool,
         if num_classes == 2:
             _two_class_slopes(x, y, v, squared, of_own, of_volume, grad[item, :, part])
             continue
-        p = torch.sub(x, lse[item, part], out=buffer[:, : x.shape[1]]).exp_()
+        p = probabilities(x, lse[item, part], buffer[:, : x.shape[1]])
         softmax_backward_tile(p, y, v, squared, of_own, of_volume, grad[item, :, part])
     return grad
 
@@ -218,8 +223,9 @@ def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bo
     return logits.new_empty(3, batch, num_classes), kept
 
 
-def _no_slopes(logits: Tensor, *_: Any) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
+    """What an operator gives on the meta device whose result has the shape of its first argument."""
+    return torch.empty_like(first, memory_format=torch.contiguous_format)
 
 
 ON_CPU: dict[str, Callable[..., Any]] = {}  # the operators of this package
@@ -233,4 +239,4 @@ def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]
 
 
 implement("softmax_overlap", _counts, _no_counts)
-implement("softmax_overlap_backward", _slopes, _no_slopes)
+implement("softmax_overlap_backward", _slopes, shaped_as_first)

@@ -45,6 +45,7 @@ class OverlapMetric(CumulativeIterationMetric):
         ShapeMismatchError: prediction and reference of different shape, or another number of classes than before.
     """
 
+    row_ndim: ClassVar[int] = 1  # axes of an image's row
     _synced: bool
     _synced_tensors: list[Tensor] | None
     _selected: list[int] | None
@@ -74,8 +75,6 @@ class OverlapMetric(CumulativeIterationMetric):
             )
         if num_classes is not None:
             self._labels_of(self._scored(num_classes))
-
-    row_ndim: ClassVar[int] = 1  # axes of an image's row
 
     @abstractmethod
     def cells(self, overlap: Overlap) -> Tensor:
