@@ -10,14 +10,14 @@ from monai_surrogates.core.lovasz_weights import bin_weights, lovasz_jaccard_wei
 from monai_surrogates.core.sorted_rows import sorted_weights
 
 
-def lovasz_jaccard(errors: Tensor, is_reference: Tensor, valid: Tensor | None = None) -> Tensor:
+def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
     """Lovász extension of 1 − IoU: Σ m_(i) w_i over errors m sorted to fall, exact, by sorting.
 
     At ties every order gives the same loss and a subgradient; which one is up to the sort.
 
     Args:
         errors: (..., N), |p − y| per voxel, or hinge errors cut off at 0.
-        is_reference: (..., N) bool.
+        reference: (..., N) bool; or for errors (B, C, N) labels (B, 1, N), of which row c belongs to label c.
         valid: broadcastable to (..., N) bool, False for removed voxels; None if all count.
 
     Returns:
@@ -30,7 +30,8 @@ def lovasz_jaccard(errors: Tensor, is_reference: Tensor, valid: Tensor | None = 
         tensor(0.3833)
     """
     if errors.device.type in ("cpu", "meta"):
-        return (errors * sorted_weights(errors.detach(), is_reference, valid)).sum(-1)
+        return (errors * sorted_weights(errors.detach(), reference, valid)).sum(-1)
+    is_reference = _as_mask(reference, errors)
     if valid is not None:
         errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
         is_reference = is_reference & valid
@@ -41,7 +42,7 @@ def lovasz_jaccard(errors: Tensor, is_reference: Tensor, valid: Tensor | None = 
 
 
 def lovasz_jaccard_binned(
-    errors: Tensor, is_reference: Tensor, valid: Tensor | None = None, *, bins: int = 4096, sync: bool = False
+    errors: Tensor, reference: Tensor, valid: Tensor | None = None, *, bins: int = 4096, sync: bool = False
 ) -> Tensor:
     """The same loss in linear time: errors in one of ``bins`` equal bins of [0, 1] count as tied.
 
@@ -51,7 +52,7 @@ def lovasz_jaccard_binned(
 
     Args:
         errors: (..., N) in [0, 1].
-        is_reference: (..., N) bool.
+        reference: as in :func:`lovasz_jaccard`.
         valid: broadcastable to (..., N) bool, False for removed voxels; None if all count.
         bins: number of bins.
         sync: the voxels of all ranks make one image; histograms are summed, voxels stay where they are.
@@ -65,7 +66,7 @@ def lovasz_jaccard_binned(
         >>> lovasz_jaccard_binned((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833)
     """
-    weights = _binned_weights(errors.detach(), is_reference, valid, bins, sync)
+    weights = _binned_weights(errors.detach(), _as_mask(reference, errors), valid, bins, sync)
     loss = (errors * weights).sum(-1)
     return rank_sum(loss) if sync else loss
 
@@ -78,3 +79,9 @@ def _binned_weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None, 
     histogram = histogram.scatter_add(-1, cell, counted)
     table = bin_weights(rank_sum(histogram) if sync else histogram, errors.dtype)
     return table.gather(-1, cell) * counted
+
+
+def _as_mask(reference: Tensor, errors: Tensor) -> Tensor:
+    if reference.dtype == torch.bool:
+        return reference
+    return reference == torch.arange(errors.shape[-2], device=errors.device).unsqueeze(-1)

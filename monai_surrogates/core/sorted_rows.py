@@ -6,40 +6,47 @@ need no place in the order.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.core.tiled_overlap import LIBRARY, implement, shaped_as_first
 
-LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor is_reference, Tensor? valid) -> Tensor")
+LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 
 
-def sorted_weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> Tensor:
+def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     """The weight of each voxel in the Lovász extension, exact, where it is; zero where the voxel does not count.
 
     Args:
-        errors: (..., N), without gradient.
-        is_reference: (..., N) bool.
+        errors: (..., N), not negative, without gradient.
+        reference: (..., N) bool; or for errors (B, C, N) labels (B, 1, N), of which row c belongs to label c.
         valid: broadcastable to (..., N) bool; None if all count.
 
     Returns:
         (..., N), in the type of the errors.
     """
-    weights: Tensor = torch.ops.monai_surrogates.lovasz_sorted_weights(errors, is_reference, valid)
+    weights: Tensor = torch.ops.monai_surrogates.lovasz_sorted_weights(errors, reference, valid)
     return weights
 
 
-def _weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> Tensor:
+def row_is_reference(reference: Tensor, row: int) -> Tensor:
+    """Whether voxels are in the reference of a row: as they say, or if they are labels, whether the row is theirs."""
+    return reference if reference.dtype == torch.bool else reference == row
+
+
+def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     weights = torch.zeros_like(errors, memory_format=torch.contiguous_format)
-    rows = errors.shape[:-1].numel(), errors.shape[-1]
-    sides = [errors, is_reference] + ([] if valid is None else [valid.expand_as(errors)])
-    for row, *of_row in zip(weights.view(rows), *(side.reshape(rows) for side in sides), strict=True):
-        _weigh_row(row, *of_row)
+    reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
+    for row in itertools.product(*map(range, errors.shape[:-1])):
+        is_reference = row_is_reference(reference[row], row[-1] if row else 0)
+        _weigh_row(weights[row], errors[row], is_reference, None if valid is None else valid[row])
     return weights
 
 
-def _weigh_row(weights: Tensor, errors: Tensor, is_reference: Tensor, valid: Tensor | None = None) -> None:
+def _weigh_row(weights: Tensor, errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> None:
     reference = is_reference if valid is None else is_reference & valid
     wrong = errors[reference]
     if len(wrong) == 0:  # the largest error has the whole weight
@@ -47,8 +54,17 @@ def _weigh_row(weights: Tensor, errors: Tensor, is_reference: Tensor, valid: Ten
         return
     weighs = errors >= wrong.min()
     places = (weighs if valid is None else weighs.logical_and_(valid)).nonzero()[:, 0]
-    places = places[errors[places].sort(descending=True).indices]
-    weights[places] = lovasz_jaccard_weights(reference[places], dtype=errors.dtype)
+    places = places.index_select(0, _falling_order(errors.index_select(0, places)))
+    weights[places] = lovasz_jaccard_weights(reference.index_select(0, places), dtype=errors.dtype)
+
+
+def _falling_order(x: Tensor) -> Tensor:
+    """Where the largest of numbers that are not negative is, the second largest, ...; equal ones in any order.
+
+    Their bits are integers in the same order, and integers are sorted in linear time.
+    """
+    bits = x.abs().view(torch.int32 if x.element_size() == 4 else torch.int64)  # abs: -0.0 has the sign bit
+    return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
 
 
 def _largest(errors: Tensor, valid: Tensor | None) -> Tensor:

@@ -16,20 +16,20 @@ from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.lovasz_weights import bin_weights
 from monai_surrogates.core.tiled_overlap import (
     LIBRARY,
+    ROW,
     exponentials,
+    exponentials_again,
     implement,
-    probabilities,
     rows,
     shaped_as_first,
     softmax_slopes,
-    take,
     tile_size,
     tiles,
 )
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
 LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor weights, Tensor lse, Tensor slopes) -> Tensor")
+LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor weighted, Tensor scale, Tensor slopes) -> Tensor")
 LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define("lovasz_two_classes_backward(Tensor logits, Tensor cells, Tensor tables, Tensor slopes) -> Tensor")
 
@@ -63,19 +63,22 @@ def tiled_lovasz_binned(
 class _SoftmaxLovasz(torch.autograd.Function):
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        loss, volume, weights, lse = torch.ops.monai_surrogates.lovasz_softmax(*arguments)
-        return loss, volume, weights, lse
+        loss, volume, weighted, scale = torch.ops.monai_surrogates.lovasz_softmax(*arguments)
+        return loss, volume, weighted, scale
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # zeros for what has no gradient, as large as the logits
         ctx.save_for_backward(inputs[0], *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # to be differentiated once more
-            logits, weights, _ = ctx.saved_tensors
-            grad = softmax_slopes(logits.softmax(1), weights * gradients[0].unsqueeze(-1))
+            logits, weighted, _ = ctx.saved_tensors
+            p = logits.softmax(1)
+            weights = torch.where(p > 0, weighted / p, 0).detach()
+            grad = softmax_slopes(p, weights * gradients[0].unsqueeze(-1))
         else:
             grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
         return grad, None, None, None, None, None
@@ -104,48 +107,52 @@ def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
     items, num_classes, voxels = logits.shape
-    lse = logits.new_empty(items, voxels)
-    weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    cells = weights.view(torch.int32 if weights.element_size() == 4 else torch.int64)  # in the same memory
+    scale = logits.new_empty(items, voxels)
+    cells = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
+    weighted = torch.empty_like(logits, memory_format=torch.contiguous_format)
     buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, part in tiles(logits):
-        x, y, v = take(logits, labels, valid, item, part)
-        e, scale = exponentials(x, lse[item, part], buffer[:, : x.shape[1]])
-        _fill_cells(e, scale, y, v, bins, cells[item, :, part])
+    steps = _below(bins, logits.dtype)
+    for _, x, y, v, scale_x, in_bins, cells_x in tiles(logits, labels, valid, scale, weighted, cells):
+        e = exponentials(x, buffer[:, : x.shape[1]], scale_x)
+        torch.mul(e, scale_x.abs().mul_(steps), out=in_bins)
+        _fill_cells(in_bins, y, v, bins, cells_x)
     histogram = torch.stack([torch.stack([_histogram(row, bins) for row in item]) for item in cells])
     table = _table(histogram, batch, sync, logits.dtype).expand(items, -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
     loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
-    signs = torch.ones(2 * bins, dtype=logits.dtype)
-    signs[bins:] = -1
+    signs = torch.full((2 * bins,), 1 / steps, dtype=logits.dtype)
+    signs[bins:].neg_()
     signed = torch.nn.functional.pad(table * signs, (0, 1))
-    for item, c, part in rows(logits):
-        own = signed[item, c].index_select(0, cells[item, c, part])
-        p = torch.sub(logits[item, c, part], lse[item, part]).exp_()
-        loss[item, c] += torch.dot(p, own)
-        weights[item, c, part] = own
-    return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weights, lse
+    places, own = torch.empty(min(ROW, voxels), dtype=torch.int64), logits.new_empty(min(ROW, voxels))
+    for item, c, q, cells_x in rows(weighted, cells):
+        n = len(q)
+        torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
+        loss[item, c] += q.mul_(own[:n]).sum()
+    return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weighted, scale
 
 
-def _fill_cells(e: Tensor, scale: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
+def _fill_cells(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
     """The cell of each voxel and class: the bin of its error, + bins in the reference, 2·bins where it does not count.
 
-    The probabilities are e·scale. Those of logits that are not finite have no bin: they count in some bin here, and make the
-    loss NaN all the same.
+    Args:
+        in_bins: probabilities of a tile in units of bins, (C, n); what is cut off behind the point is the bin.
+        y: labels, (n,).
+        v: (n,), False for voxels that do not count.
+        bins: number of bins.
+        cells: the result, integers, (C, n).
     """
     y = y.unsqueeze(0)
-    scaled = scale.mul_(_below(bins, e.dtype)).nan_to_num_(0, 0, 0)
-    e.mul_(scaled)  # what is cut off behind the point is the bin
-    own = (_below(bins, e.dtype) - e.gather(0, y)).clamp_min_(0)
-    cells.copy_(e if bool(scaled.all()) else e.nan_to_num_(0, 0, 0))
-    cells.scatter_(0, y, own.nan_to_num_(0, 0, 0).to(cells.dtype).add_(bins))
+    own = in_bins.gather(0, y).neg_().add_(_below(bins, in_bins.dtype) + bins)
+    if not bool(own.sum().isfinite()):  # some bin, the loss is NaN all the same
+        own, in_bins = own.nan_to_num_(0, 0, 0), in_bins.nan_to_num(0, 0, 0)
+    cells.copy_(in_bins).scatter_(0, y, own.to(cells.dtype))
     if v is not None:
         cells.masked_fill_(~v, 2 * bins)
 
 
 def _below(bins: int, dtype: torch.dtype) -> float:
     """The number of bins, so little less that an error of 1 lies in the last one."""
-    return bins * (1 - torch.finfo(dtype).eps)
+    return bins * (1 - 2 * torch.finfo(dtype).eps)
 
 
 def _histogram(cells: Tensor, bins: int) -> Tensor:
@@ -166,16 +173,15 @@ def _flip_bins(table: Tensor) -> Tensor:
     return torch.cat([background.flip(-1), reference.flip(-1)], dim=-1)
 
 
-def _lovasz_softmax_backward(logits: Tensor, weights: Tensor, lse: Tensor, slopes: Tensor) -> Tensor:
+def _lovasz_softmax_backward(logits: Tensor, weighted: Tensor, scale: Tensor, slopes: Tensor) -> Tensor:
     """∂L/∂x_c = a_c q_c − p_c Σ_k a_k q_k with q = p·g, g the signed weights and a the slopes of the classes."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
-    for item, part in tiles(logits):
-        x, a, out = logits[item, :, part], slopes[item], grad[item, :, part]
-        p = probabilities(x, lse[item, part], buffer[:, : x.shape[1]])
-        torch.mul(p, weights[item, :, part], out=out)
-        mean = a @ out
-        out.mul_(a.unsqueeze(1)).addcmul_(p, mean, value=-1)
+    for item, x, q, scale_x, out in tiles(logits, weighted, scale, grad):
+        a = slopes[item]
+        e = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
+        e.mul_((a @ q).mul_(scale_x.abs()).neg_())
+        torch.addcmul(e, q, a.unsqueeze(1), out=out)
     return grad
 
 
@@ -186,13 +192,13 @@ def _lovasz_two_classes(
     items, _, voxels = logits.shape
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
-    for item, part in tiles(logits):
-        errors, y, v = _two_class_errors(*take(logits, labels, valid, item, part))
+    for item, x, y, v, cells_x in tiles(logits, labels, valid, cells):
+        errors = torch.sub(x[1], x[0]).sigmoid_().sub_(y).abs_()  # |p₁ − y|, in both classes
         of_bins = (errors * _below(bins, errors.dtype)).nan_to_num_(0, 0, 0).to(torch.int32)
-        torch.add(of_bins, y, alpha=bins, out=cells[item, part])
+        torch.add(of_bins, y, alpha=bins, out=cells_x)
         if v is not None:
-            cells[item, part].masked_fill_(~v, 2 * bins)
-        errors_of_cells[item] += torch.bincount(cells[item, part], weights=errors.double(), minlength=2 * bins + 1)
+            cells_x.masked_fill_(~v, 2 * bins)
+        errors_of_cells[item] += torch.bincount(cells_x, weights=errors.double(), minlength=2 * bins + 1)
     of_one = torch.stack([_histogram(of_item, bins) for of_item in cells])
     of_both = torch.stack([of_one.roll(bins, -1), of_one], dim=1)
     tables = _table(of_both, batch, sync, logits.dtype).expand(items, -1, -1)
@@ -202,22 +208,17 @@ def _lovasz_two_classes(
     return loss.to(logits.dtype), of_both[..., bins:].sum(-1).to(logits.dtype), cells, tables
 
 
-def _two_class_errors(x: Tensor, y: Tensor, v: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """|p₁ − y|, in both classes."""
-    return torch.sub(x[1], x[0]).sigmoid_().sub_(y).abs_(), y, v
-
-
 def _lovasz_two_classes_backward(logits: Tensor, cells: Tensor, tables: Tensor, slopes: Tensor) -> Tensor:
     """∂L/∂x₁ = −∂L/∂x₀ = p₁(1 − p₁)·g, g = ±Σ_c slope_c w_c, + outside class 1 and − in it."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     bins = tables.shape[-1] // 2
     both = torch.einsum("bc,bck->bk", slopes, tables)
     both[:, bins : 2 * bins].neg_()
-    for item, part in tiles(logits):
-        p = torch.sub(logits[item, 1, part], logits[item, 0, part]).sigmoid_()
-        g = both[item].index_select(0, cells[item, part])
-        torch.mul(g.mul_(p), p.neg_().add_(1), out=grad[item, 1, part])
-        torch.neg(grad[item, 1, part], out=grad[item, 0, part])
+    for item, x, cells_x, out in tiles(logits, cells, grad):
+        p = torch.sub(x[1], x[0]).sigmoid_()
+        g = both[item].index_select(0, cells_x)
+        torch.ops.aten.sigmoid_backward(g, p, grad_input=out[1])
+        torch.neg(out[1], out=out[0])
     return grad
 
 

@@ -6,6 +6,7 @@ the cache; between the passes only log Σ exp x of each voxel is kept (nothing a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-TILE = 2**19  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
+TILE = 2**20  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
+ROW = 2**18  # numbers in a piece of a row
+MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 
 # Operators, so that torch.compile keeps them as they are.
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(
-    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor lse, Tensor slopes) -> Tensor"
+    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor kept, Tensor slopes) -> Tensor"
 )
 
 
@@ -42,23 +45,24 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
 class _SoftmaxOverlap(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-        counts, lse = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
-        return counts, lse
+        counts, kept = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
+        return counts, kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         logits, labels, valid, ctx.squared = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # zeros for what has no gradient, as large as the logits
         ctx.save_for_backward(logits, labels, valid, output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, labels, valid, lse = ctx.saved_tensors
+        logits, labels, valid, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
             grad = _plain_slopes(logits, labels, valid, ctx.squared, gradients[0])
         else:
             grad = torch.ops.monai_surrogates.softmax_overlap_backward(
-                logits, labels, valid, ctx.squared, lse, gradients[0].contiguous()
+                logits, labels, valid, ctx.squared, kept, gradients[0].contiguous()
             )
         return grad, None, None, None
 
@@ -67,48 +71,61 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
     batch, num_classes, voxels = logits.shape
     counts = torch.zeros(3, batch, num_classes, dtype=torch.float64)
     if num_classes == 2:
-        for item, part in tiles(logits):
-            counts[:, item] += _two_class_counts(*take(logits, labels, valid, item, part), squared)
+        for item, x, y, v in tiles(logits, labels, valid):
+            counts[:, item] += _two_class_counts(x, y, v, squared)
         return counts.to(logits.dtype), logits.new_empty(0)
-    lse = logits.new_empty(batch, voxels)
+    kept = logits.new_empty(batch, 2, voxels)  # the scale and p_y
     buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, part in tiles(logits):
-        x, y, v = take(logits, labels, valid, item, part)
-        p, scale = exponentials(x, lse[item, part], buffer[:, : x.shape[1]])
-        if v is not None:
-            scale = scale * v
-        own = p.gather(0, y.unsqueeze(0))[0].mul_(scale).double()
-        counts[0, item] += torch.bincount(y, weights=own, minlength=num_classes)
+    for item, x, y, v, (scale, own) in tiles(logits, labels, valid, kept):
+        e = exponentials(x, buffer[:, : x.shape[1]], scale)
+        factor = scale.abs() if v is None else scale.abs() * v
+        torch.mul(e.gather(0, y.unsqueeze(0))[0], factor, out=own)
+        counts[0, item] += torch.bincount(y, weights=own.double(), minlength=num_classes)
+        counts[1, item] += e.square_() @ factor.square_() if squared else e @ factor
         counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
-        counts[1, item] += p.square_() @ scale.square() if squared else p @ scale
-    return counts.to(logits.dtype), lse
+    return counts.to(logits.dtype), kept
 
 
-def exponentials(x: Tensor, lse: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the first axis of x (C, n) in two factors, e (C, n) in ``out`` and 1/Σ e (n,); log Σ exp x in ``lse``."""
-    largest = x.amax(0)
-    total = torch.sub(x, largest, out=out).exp_().sum(0)
-    torch.add(largest, total.log(), out=lse)
-    return out, total.reciprocal_()
+def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
+    """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n) in ``out`` and 1/Σ e (n,) in ``scale``.
+
+    Where exp x would overflow or lose digits, e = exp(x − max x), and the scale bears a minus as the sign of it.
+    """
+    torch.sum(torch.exp(x, out=out), 0, out=scale)
+    low, high = scale.aminmax()
+    if bool((low >= 1 / MILD) & (high <= MILD)):
+        scale.reciprocal_()
+    else:  # or if it is NaN
+        torch.sum(_shifted(x, out), 0, out=scale)
+        scale.reciprocal_().neg_()
+    return out
 
 
-def probabilities(x: Tensor, lse: Tensor, out: Tensor) -> Tensor:
-    """Softmax over the first axis of x (C, n) once log Σ exp x is known, into ``out``."""
-    return torch.sub(x, lse, out=out).exp_()
+def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
+    """The same e once the scale is known."""
+    return _shifted(x, out) if bool(scale[0] < 0) else torch.exp(x, out=out)
 
 
-def _slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, lse: Tensor, slopes: Tensor) -> Tensor:
+def _shifted(x: Tensor, out: Tensor) -> Tensor:
+    return torch.sub(x, x.amax(0), out=out).exp_()
+
+
+def _slopes(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, kept: Tensor, slopes: Tensor
+) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     num_classes = logits.shape[1]
-    buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, part in tiles(logits):
-        x, y, v = take(logits, labels, valid, item, part)
-        of_own, of_volume, _ = slopes[:, item]
-        if num_classes == 2:
-            _two_class_slopes(x, y, v, squared, of_own, of_volume, grad[item, :, part])
-            continue
-        p = probabilities(x, lse[item, part], buffer[:, : x.shape[1]])
-        softmax_backward_tile(p, y, v, squared, of_own, of_volume, grad[item, :, part])
+    if num_classes == 2:
+        for item, x, y, v, out in tiles(logits, labels, valid, grad):
+            _two_class_slopes(x, y, v, squared, *slopes[:2, item], out)
+        return grad
+    buffers = logits.new_empty(2, num_classes, tile_size(logits))
+    for item, x, y, v, (scale, own), out in tiles(logits, labels, valid, kept, grad):
+        e, g = buffers[..., : x.shape[1]]
+        exponentials_again(x, e, scale)
+        factor = scale.abs() if v is None else scale.abs() * v
+        _slopes_of_p(e, factor, y, own, squared, *slopes[:2, item], g)
+        torch.mul(e, g, out=out)
     return grad
 
 
@@ -125,34 +142,34 @@ def softmax_slopes(p: Tensor, of_p: Tensor) -> Tensor:
     return p * (of_p - (p * of_p).sum(1, keepdim=True))
 
 
-def softmax_backward_tile(
-    p: Tensor, y: Tensor, v: Tensor | None, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
+def _slopes_of_p(
+    e: Tensor, scale: Tensor, y: Tensor, own: Tensor, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
 ) -> None:
-    """∂L/∂x_c = p_c(a_c − s) + [c = y] p_y b_y with s = Σ_k p_k a_k + p_y b_y; squared: a_c becomes 2 p_c a_c.
+    """(a_c − s + [c = y] b_y)·scale, s = Σ_k p_k a_k + p_y b_y, which times e_c is ∂L/∂x_c; squared: a_c becomes 2 p_c a_c.
 
     Args:
-        p: probabilities of a tile, (C, n).
+        e: first factor of the probabilities p = e·scale of a tile, (C, n).
+        scale: second factor, 0 for voxels that do not count, (n,).
         y: labels, (n,).
-        v: (n,), False for voxels that do not count.
+        own: the probability of each label, p_y, (n,).
         squared: squared volumes.
         of_own: b, slopes of the intersection, (C,).
         of_volume: a, slopes of the volume, (C,).
-        out: ∂L/∂x, (C, n).
+        out: the result, (C, n).
     """
-    labels = y.unsqueeze(0)
-    own = p.gather(0, labels)[0]
-    gain = own * of_own.index_select(0, y)
-    of_label = of_volume.index_select(0, y)
+    b_y = of_own.index_select(0, y)
     if squared:
-        a, of_label = (2 * of_volume.unsqueeze(1)) * p, of_label.mul_(own).mul_(2)
-        s = (a * p).sum(0).add_(gain)
+        torch.mul(e, scale, out=out).mul_((2 * of_volume).unsqueeze(1))
+        s = torch.linalg.vecdot(e, out, dim=0).mul_(scale).addcmul_(own, b_y)
+        at_label = of_volume.index_select(0, y).mul_(own).mul_(2).add_(b_y).sub_(s).mul_(scale)
+        out.sub_(s).mul_(scale)
     else:
-        a, s = of_volume.unsqueeze(1), (of_volume @ p).add_(gain)
-    torch.sub(a, s, out=out).mul_(p)
-    # at the label it is p_y(a_y − s) + p_y b_y; replacing it is faster than adding to it
-    out.scatter_(0, labels, of_label.sub_(s).mul_(own).add_(gain).unsqueeze(0))
-    if v is not None:
-        out.mul_(v)
+        scaled = scale.new_empty(2, len(scale))
+        s = (of_volume @ e).mul_(scale).addcmul_(own, b_y)
+        scaled[0], _ = scale, torch.mul(s, scale, out=scaled[1])
+        at_label = (of_own + of_volume).index_select(0, y).mul_(scale).sub_(scaled[1])
+        torch.mm(torch.stack([of_volume, -torch.ones_like(of_volume)], dim=1), scaled, out=out)  # a·scale − s·scale
+    out.scatter_(0, y.unsqueeze(0), at_label.unsqueeze(0))
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
@@ -190,36 +207,29 @@ def _two_class_slopes(
 
 
 def tile_size(logits: Tensor) -> int:
-    """Voxels in a tile."""
-    return max(1, min(TILE // logits.shape[1], logits.shape[2]))
+    """Voxels in a tile; with two classes it is their number that counts, because all buffers are as long."""
+    return max(1, min(TILE // max(4, logits.shape[1]), logits.shape[2]))
 
 
-def tiles(logits: Tensor) -> Iterator[tuple[int, slice]]:
-    """Item and voxels of each tile of (B, C, N)."""
+def tiles(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The item of each tile, and its piece of the logits (B, C, N) and of others (B, ..., N) or None."""
     step = tile_size(logits)
-    for item in range(logits.shape[0]):
-        for start in range(0, logits.shape[2], step):
-            yield item, slice(start, start + step)
+    for item in range(len(logits)):
+        pieces = (itertools.repeat(None) if x is None else x[item].split(step, dim=-1) for x in (logits, *others))
+        for of_tile in zip(*pieces):  # noqa: B905 - None has no end
+            yield item, *of_tile
 
 
-def rows(logits: Tensor) -> Iterator[tuple[int, int, slice]]:
-    """Item, class and voxels of each piece of a row of (B, C, N)."""
-    for item in range(logits.shape[0]):
-        for c in range(logits.shape[1]):
-            for start in range(0, logits.shape[2], TILE):
-                yield item, c, slice(start, start + TILE)
-
-
-def take(
-    logits: Tensor, labels: Tensor, valid: Tensor | None, item: int, part: slice
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A tile of each."""
-    return logits[item, :, part], labels[item, part], None if valid is None else valid[item, part]
+def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The item and class of each piece of a row of (B, C, N), and the pieces of all tensors."""
+    for item, c in itertools.product(range(tensors[0].shape[0]), range(tensors[0].shape[1])):
+        for pieces in zip(*(x[item, c].split(ROW) for x in tensors), strict=True):
+            yield item, c, *pieces
 
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
-    kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, voxels)
+    kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
     return logits.new_empty(3, batch, num_classes), kept
 
 

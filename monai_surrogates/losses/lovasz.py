@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 METHODS = ("auto", "sort", "bins")
+FEW = 2**12  # voxels of an image up to which sorting costs about as little as bins do
 
 
 class LovaszLoss(PerClassLoss):
@@ -36,28 +37,32 @@ class LovaszLoss(PerClassLoss):
         self.method = method
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
-        errors, is_reference = self._errors(probabilities)
+        errors, reference = self._errors(probabilities)
         counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
         if self.batch:
-            errors, is_reference = _one_image(errors), _one_image(is_reference)
+            errors, reference = _one_image(errors), _one_image(reference)
             counted = None if counted is None else _one_image(counted)
-        volume = (is_reference if counted is None else is_reference & counted).sum(-1)
+        volume = _volume(reference, counted, errors.shape[1])
         volume = rank_sum(volume) if self.sync else volume
-        if self.method == "bins":
-            return lovasz_jaccard_binned(errors, is_reference, counted, bins=self.bins, sync=self.sync), volume
+        if self._in_bins(probabilities):
+            return lovasz_jaccard_binned(errors, reference, counted, bins=self.bins, sync=self.sync), volume
         if self.sync:  # sorting needs the voxels of all ranks in one place
-            errors, is_reference, *rest = rank_concat(errors, is_reference, *([] if counted is None else [counted]))
+            errors, reference, *rest = rank_concat(errors, reference, *([] if counted is None else [counted]))
             counted = rest[0] if rest else None
-        return lovasz_jaccard(errors, is_reference, counted), volume
+        return lovasz_jaccard(errors, reference, counted), volume
 
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
-        if self.method != "bins":
+        if not self._in_bins(logits):
             return None
         return tiled_lovasz_binned(*logits, bins=self.bins, batch=self.batch, sync=self.sync)
 
+    def _in_bins(self, voxels: Voxels) -> bool:
+        """Whether errors are put into bins instead of being sorted."""
+        return self.method == "bins"
+
     @abstractmethod
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """The error of each voxel and class, and whether the voxel belongs to the class, both (B, C, N)."""
+        """The error of each voxel and class, (B, C, N), and the reference: labels (B, 1, N), or (B, C, N) bool."""
 
     def _check_values(self, voxels: Voxels) -> None:
         super()._check_values(voxels)
@@ -74,10 +79,13 @@ class LovaszSoftmaxLoss(LovaszLoss):
     probability; ``classes="present"`` (the paper's choice and the default) leaves it out.
 
     Args:
-        method: ``"sort"`` is exact; ``"bins"`` takes linear time, with a loss at most 1/bins below the exact one (at ties the
-            mean over their orders, where sorting takes any one order); its errors must lie in [0, 1], as those of every
-            activation but ``other_act`` do. ``"auto"`` sorts.
-        bins: number of bins; only ``method="bins"`` reads it.
+        method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as tied, and
+            have the mean weight of the orders of the tie (sorting takes any one order). Its loss is at most 1/bins below the
+            exact one, in practice within 1e-5 of it with 4096 bins, and its gradient within a relative 5e-3; its errors must
+            lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images of up to 4096 voxels
+            (with ``batch=True``, batches), where that costs about the same, and whatever ``other_act`` gives; all else goes
+            into bins.
+        bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
             ``classes="present"`` by default.
 
@@ -105,13 +113,19 @@ class LovaszSoftmaxLoss(LovaszLoss):
             raise ValueError(f"bins must be at least 1, a whole number, but is {bins!r}.")
         self.bins = bins
 
+    def _in_bins(self, voxels: Voxels) -> bool:
+        items, _, size = voxels.input.shape
+        few = (items if self.batch else 1) * size <= FEW
+        # with sync the ranks, whose sizes differ, have to choose alike
+        return self.method == "bins" or (self.method == "auto" and self.other_act is None and (self.sync or not few))
+
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """|p − y|."""
         p, y = voxels.input, voxels.target
         if not voxels.is_label_map:
             return (p - y).abs(), y > 0.5
         labels = y.unsqueeze(1)
-        return p.scatter(1, labels, 1 - p.gather(1, labels)).abs(), _is_class(labels, p.shape[1])
+        return p.scatter(1, labels, 1 - p.gather(1, labels)).abs(), labels
 
 
 class LovaszHingeLoss(LovaszLoss):
@@ -157,8 +171,11 @@ class LovaszHingeLoss(LovaszLoss):
     def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """max(0, 1 − x) in the reference, max(0, 1 + x) outside."""
         x = voxels.input
-        y = _is_class(voxels.target.unsqueeze(1), x.shape[1]) if voxels.is_label_map else voxels.target > 0.5
-        return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
+        if not voxels.is_label_map:
+            y = voxels.target > 0.5
+            return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
+        labels = voxels.target.unsqueeze(1)
+        return (1 + x).scatter(1, labels, 1 - x.gather(1, labels)).clamp_min(0), labels
 
     def of_structures(self) -> bool:
         """Always: each channel is a structure of its own."""
@@ -168,8 +185,12 @@ class LovaszHingeLoss(LovaszLoss):
         """Logits may be anything."""
 
 
-def _is_class(labels: Tensor, num_classes: int) -> Tensor:
-    return labels == torch.arange(num_classes, device=labels.device).view(1, -1, 1)
+def _volume(reference: Tensor, counted: Tensor | None, num_classes: int) -> Tensor:
+    """Voxels of each item and class, (B, C)."""
+    if reference.dtype == torch.bool:
+        return (reference if counted is None else reference & counted).sum(-1)
+    ones = torch.ones_like(reference) if counted is None else counted.long()
+    return torch.zeros_like(reference[..., 0].expand(-1, num_classes)).scatter_add(1, reference[:, 0], ones[:, 0])
 
 
 def _one_image(x: Tensor) -> Tensor:

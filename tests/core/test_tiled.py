@@ -92,6 +92,20 @@ def test_binned_lovasz_is_that_of_the_errors(bins, batch, drawn):
     assert torch.equal(volume.long(), errors_of(voxels, batch)[1].sum(-1))
 
 
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize("offset", [-300.0, 300.0])
+@pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
+def test_logits_beyond_the_range_of_exp_are_those_of_their_softmax(loss, offset):
+    x, y, _ = random_logits(1, 2, 3, 80, ignoring=False, dtype=torch.float32)
+    x[..., ::2] += offset  # float32's exp ends at 88; a softmax does not see the difference
+    plain = [x.double().requires_grad_(), x.requires_grad_()]
+    settings = {"method": "bins"} if loss is LovaszSoftmaxLoss else {}
+    for logits in plain:
+        p, target = (logits, y.unsqueeze(1)) if logits.dtype == torch.float32 else (logits.softmax(1), y.unsqueeze(1))
+        loss(to_onehot_y=True, softmax=logits.dtype == torch.float32, **settings)(p, target).backward()
+    torch.testing.assert_close(plain[1].grad.double(), plain[0].grad, rtol=1e-3, atol=1e-6)
+
+
 @settings(deadline=None, max_examples=50)
 @given(drawn=batches)
 def test_sorting_what_weighs_is_sorting_everything(drawn):
@@ -100,6 +114,16 @@ def test_sorting_what_weighs_is_sorting_everything(drawn):
     weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted.gather(-1, order), errors.dtype)
     expected = (errors.gather(-1, order) * weights).sum(-1)
     torch.testing.assert_close(lovasz_jaccard(errors, is_reference, counted), expected)
+
+
+@settings(deadline=None, max_examples=50)
+@given(drawn=batches)
+def test_labels_say_what_masks_say(drawn):
+    voxels = random_logits(**drawn)
+    errors, is_reference, counted = errors_of(voxels, batch=False)
+    labels, valid = voxels.target.unsqueeze(1), None if voxels.valid is None else voxels.valid.unsqueeze(1)
+    for loss in (lovasz_jaccard, lovasz_jaccard_binned):
+        torch.testing.assert_close(loss(errors, labels, valid), loss(errors, is_reference, counted), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("ignoring", [False, True])
@@ -138,6 +162,11 @@ def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes)
     assert softmax_overlap(voxels).prediction.isnan().any()
 
 
+def storage_bytes(x):
+    """What stands behind it: an expanded tensor is no copy."""
+    return x.untyped_storage().nbytes()
+
+
 class Largest(TorchDispatchMode):
     """The bytes of the largest tensor that is made, inside this package's operators too."""
 
@@ -153,7 +182,7 @@ class Largest(TorchDispatchMode):
             made = function(*args, **(kwargs or {}))
         for x in made if isinstance(made, (tuple, list)) else [made]:
             if isinstance(x, torch.Tensor):
-                self.bytes = max(self.bytes, x.numel() * x.element_size())
+                self.bytes = max(self.bytes, min(x.numel() * x.element_size(), storage_bytes(x)))
         return made
 
 
@@ -165,8 +194,9 @@ class Largest(TorchDispatchMode):
         SoftJaccardLoss(softmax=True, to_onehot_y=True, squared_pred=True),
         LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, method="bins"),
         LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, method="bins", batch=True),
+        LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, method="sort"),
     ],
-    ids=["SoftDice", "SoftJaccard", "LovaszSoftmax", "LovaszSoftmax, batch"],
+    ids=["SoftDice", "SoftJaccard", "LovaszSoftmax", "LovaszSoftmax, batch", "LovaszSoftmax, sort"],
 )
 def test_no_tensor_larger_than_the_logits_is_made(loss, classes):
     x = torch.randn(2, classes, 40, 40, 40, requires_grad=True)

@@ -424,7 +424,27 @@ def test_the_hinge_goes_with_binary_cross_entropy(ignore_index):
 # method
 
 
-def test_auto_sorts_and_bins_are_as_many_as_asked_for():
+def lovasz(batch, *names, **arguments):
+    """The loss by each method, under a softmax unless told otherwise."""
+    return [LovaszSoftmaxLoss(**{**SOFTMAX, **arguments}, method=name)(*batch).item() for name in names]
+
+
+def test_auto_sorts_small_images_and_bins_large_ones():
+    small, large = (random_batch(7, shape, 3, torch.float64) for shape in ((64, 64), (64, 65)))
+    sort, bins, auto = lovasz(small, "sort", "bins", "auto")
+    assert auto == sort != bins
+    sort, bins, auto = lovasz(large, "sort", "bins", "auto")
+    assert auto == bins != sort
+    assert 0 < sort - bins <= 1 / 4096
+    sort, bins, auto = lovasz(small, "sort", "bins", "auto", batch=True)  # two items
+    assert auto == bins != sort
+    sort, auto = lovasz(large, "sort", "auto", softmax=False, other_act=lambda x: x.softmax(1))
+    assert auto == sort
+    sort, auto = lovasz(small, "sort", "auto", softmax=False, sigmoid=True)
+    assert auto == sort
+
+
+def test_small_images_are_sorted_and_bins_are_as_many_as_asked_for():
     x, y = random_batch(7, (9, 9), 3, torch.float64)
     exact, auto, few, many = (
         LovaszSoftmaxLoss(**SOFTMAX, **arguments)(x, y)
