@@ -115,14 +115,10 @@ class Worker:
 
 
 def environment(allocator: str, threads: int) -> dict[str, str]:
-    """Of a worker: one allocator's variables and nobody else's, and threads that sleep while they wait."""
+    """Of a worker: one allocator's variables and nobody else's, and its number of threads."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(ALLOCATOR_VARIABLES)}
     number = str(threads)
-    return (
-        own
-        | ALLOCATORS[allocator]
-        | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
-    )
+    return own | ALLOCATORS[allocator] | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
 
 
 def measure_case(

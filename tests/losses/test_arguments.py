@@ -424,9 +424,9 @@ def test_the_hinge_goes_with_binary_cross_entropy(ignore_index):
 # method
 
 
-def lovasz(batch, *names, **arguments):
+def lovasz(images, *names, **arguments):
     """The loss by each method, under a softmax unless told otherwise."""
-    return [LovaszSoftmaxLoss(**{**SOFTMAX, **arguments}, method=name)(*batch).item() for name in names]
+    return [LovaszSoftmaxLoss(**{**SOFTMAX, **arguments}, method=name)(*images).item() for name in names]
 
 
 def test_auto_sorts_small_images_and_bins_large_ones():
