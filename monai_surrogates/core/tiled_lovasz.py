@@ -1,8 +1,8 @@
 """Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: what ``lovasz_jaccard_binned`` gives, faster.
 
 Each voxel and class falls into a cell (class; background or reference; bin of its error). One histogram of the cells gives
-their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. Cells and
-then weights share one tensor as large as the logits.
+their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. What is as
+large as the logits: the cells, of 16 bits each, and the probabilities, which the weights multiply in place.
 """
 
 from __future__ import annotations

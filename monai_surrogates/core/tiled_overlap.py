@@ -1,7 +1,7 @@
 """Softmax and soft overlap in one pass over the logits, tile by tile: what softmax and ``soft_overlap`` give, on a CPU.
 
 No tensor as large as the logits is made but their gradient. The classes' probabilities of a tile live in a buffer that stays in
-the cache; between the passes only log Σ exp x of each voxel is kept (nothing at two classes, where p₁ = σ(x₁ − x₀)).
+the cache; between the passes only 1/Σ exp x and p_y of each voxel are kept (nothing at two classes, where p₁ = σ(x₁ − x₀)).
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def _slopes_of_p(
     else:
         scaled = scale.new_empty(2, len(scale))
         s = (of_volume @ e).mul_(scale).addcmul_(own, b_y)
-        scaled[0], _ = scale, torch.mul(s, scale, out=scaled[1])
+        scaled[0] = scale
+        torch.mul(s, scale, out=scaled[1])
         at_label = (of_own + of_volume).index_select(0, y).mul_(scale).sub_(scaled[1])
         torch.mm(torch.stack([of_volume, -torch.ones_like(of_volume)], dim=1), scaled, out=out)  # a·scale − s·scale
     out.scatter_(0, y.unsqueeze(0), at_label.unsqueeze(0))
@@ -217,7 +218,8 @@ def tiles(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     for item in range(len(logits)):
         pieces = (itertools.repeat(None) if x is None else x[item].split(step, dim=-1) for x in (logits, *others))
         for of_tile in zip(*pieces):  # noqa: B905 - None has no end
-            yield item, *of_tile
+            if of_tile[0].numel():
+                yield item, *of_tile
 
 
 def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
