@@ -38,24 +38,39 @@ def row_is_reference(reference: Tensor, row: int) -> Tensor:
 
 
 def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
-    weights = torch.zeros_like(errors, memory_format=torch.contiguous_format)
+    weights = torch.zeros(errors.shape, dtype=errors.dtype)
     reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
+    shared = errors.ndim > 1 and errors.stride(-2) == 0  # the rows of an item are one and the same: one order
     for row in itertools.product(*map(range, errors.shape[:-1])):
+        counted = None if valid is None else valid[row]
         is_reference = row_is_reference(reference[row], row[-1] if row else 0)
-        _weigh_row(weights[row], errors[row], is_reference, None if valid is None else valid[row])
+        if not shared:
+            places = _falling_places(errors[row], _that_weigh(errors[row], is_reference, counted))
+        elif row[-1] == 0:
+            places = _falling_places(errors[row], counted)
+        weights[row][places] = lovasz_jaccard_weights(is_reference.index_select(0, places), dtype=errors.dtype)
     return weights
 
 
-def _weigh_row(weights: Tensor, errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> None:
+def _that_weigh(errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> Tensor:
+    """Whether a voxel has a weight, and maybe some more: as wrong as the reference voxel that is least so, or than all."""
     reference = is_reference if valid is None else is_reference & valid
     wrong = errors[reference]
     if len(wrong) == 0:  # the largest error has the whole weight
-        weights[_largest(errors, valid)] = 1
-        return
-    weighs = errors >= wrong.min()
-    places = (weighs if valid is None else weighs.logical_and_(valid)).nonzero()[:, 0]
-    places = places.index_select(0, _falling_order(errors.index_select(0, places)))
-    weights[places] = lovasz_jaccard_weights(reference.index_select(0, places), dtype=errors.dtype)
+        wrong = errors if valid is None else errors[valid]
+        least = wrong.amax() if len(wrong) else errors.new_tensor(torch.inf)
+    else:
+        least = wrong.amin()
+    weighs = errors >= least
+    return weighs if valid is None else weighs.logical_and_(valid)
+
+
+def _falling_places(errors: Tensor, of: Tensor | None) -> Tensor:
+    """The indices of those voxels, all if None, largest error first."""
+    if of is None:
+        return _falling_order(errors)
+    places = of.nonzero()[:, 0]
+    return places.index_select(0, _falling_order(errors.index_select(0, places)))
 
 
 def _falling_order(x: Tensor) -> Tensor:
@@ -65,12 +80,6 @@ def _falling_order(x: Tensor) -> Tensor:
     """
     bits = x.abs().view(torch.int32 if x.element_size() == 4 else torch.int64)  # abs: -0.0 has the sign bit
     return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
-
-
-def _largest(errors: Tensor, valid: Tensor | None) -> Tensor:
-    """Where the largest error is, as one index, or none where no voxel counts."""
-    places = torch.arange(len(errors)) if valid is None else valid.nonzero()[:, 0]
-    return places[errors[places].argmax(keepdim=True)] if len(places) else places
 
 
 implement("lovasz_sorted_weights", _weights, shaped_as_first)

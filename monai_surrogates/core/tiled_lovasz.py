@@ -193,9 +193,10 @@ def _lovasz_two_classes(
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
     for item, x, y, v, cells_x in tiles(logits, labels, valid, cells):
-        errors = torch.sub(x[1], x[0]).sigmoid_().sub_(y).abs_()  # |p₁ − y|, in both classes
-        of_bins = (errors * _below(bins, errors.dtype)).nan_to_num_(0, 0, 0).to(torch.int32)
-        torch.add(of_bins, y, alpha=bins, out=cells_x)
+        inside = y.to(x.dtype)
+        errors = torch.sub(x[1], x[0]).sigmoid_().sub_(inside).abs_()  # |p₁ − y|, in both classes
+        in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
+        cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:
             cells_x.masked_fill_(~v, 2 * bins)
         errors_of_cells[item] += torch.bincount(cells_x, weights=errors.double(), minlength=2 * bins + 1)

@@ -199,8 +199,8 @@ class Largest(TorchDispatchMode):
     ids=["SoftDice", "SoftJaccard", "LovaszSoftmax", "LovaszSoftmax, batch", "LovaszSoftmax, sort"],
 )
 def test_no_tensor_larger_than_the_logits_is_made(loss, classes):
-    x = torch.randn(2, classes, 40, 40, 40, requires_grad=True)
-    y = torch.randint(0, classes, (2, 1, 40, 40, 40))
+    x = torch.randn(2, classes, 56, 56, 56, requires_grad=True)
+    y = torch.randint(0, classes, (2, 1, 56, 56, 56))
     with Largest() as largest:
         loss(x, y).backward()
     assert x[0].numel() < largest.bytes <= x.numel() * x.element_size()
