@@ -16,8 +16,10 @@ from monai_surrogates import losses
 
 CLASSES = 3
 COUNTS = [700, 200, 100]
+VOLUMES = [9.0, 4.0, 3.0]
 SOFTMAX = {"softmax": True, "to_onehot_y": True}
 SIGMOID = {"sigmoid": True, "to_onehot_y": True}
+BY_VOLUME = {"smoothing": "structure_volume", "structure_volumes": VOLUMES}
 
 # id -> class and the arguments that make it a loss of logits, against a label map of three classes ...
 SEVERAL_CLASSES = {
@@ -29,9 +31,12 @@ SEVERAL_CLASSES = {
     "SoftDice, squared": (losses.SoftDiceLoss, {**SOFTMAX, "squared_pred": True}),
     "SoftDice, batch": (losses.SoftDiceLoss, {**SOFTMAX, "batch": True}),
     "SoftDice, listed classes": (losses.SoftDiceLoss, {**SOFTMAX, "classes": [0, 2]}),
+    "SoftDice, by volume": (losses.SoftDiceLoss, {**SOFTMAX, **BY_VOLUME}),
     "SoftJaccard": (losses.SoftJaccardLoss, SOFTMAX),
     "SoftJaccard, sigmoid": (losses.SoftJaccardLoss, SIGMOID),
+    "SoftJaccard, sigmoid, batch, by volume": (losses.SoftJaccardLoss, {**SIGMOID, **BY_VOLUME, "batch": True}),
     "SoftTversky": (losses.SoftTverskyLoss, {**SOFTMAX, "alpha": 0.3, "beta": 0.7}),
+    "SoftTversky, by volume": (losses.SoftTverskyLoss, {**SOFTMAX, **BY_VOLUME, "alpha": 0.3, "beta": 0.7}),
     "LovaszSoftmax": (losses.LovaszSoftmaxLoss, SOFTMAX),
     "LovaszSoftmax, batch": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "batch": True}),
     "LovaszSoftmax, sigmoid": (losses.LovaszSoftmaxLoss, SIGMOID),
@@ -51,6 +56,10 @@ ONE_CHANNEL = {
     "PlainCE, one channel": (losses.PlainCELoss, {}),
     "WeightedCE, one channel": (losses.WeightedCELoss, {"class_counts": COUNTS[:2]}),
     "SoftDice, one channel": (losses.SoftDiceLoss, {"sigmoid": True}),
+    "SoftDice, one channel, by volume": (
+        losses.SoftDiceLoss,
+        {"sigmoid": True, **BY_VOLUME, "structure_volumes": [4.0]},
+    ),
     "SoftDice, two classes of one channel": (losses.SoftDiceLoss, {"sigmoid": True, "two_class": True}),
     "SoftJaccard, one channel": (losses.SoftJaccardLoss, {"sigmoid": True}),
     "LovaszSoftmax, one channel": (losses.LovaszSoftmaxLoss, {"sigmoid": True}),
@@ -63,7 +72,8 @@ LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
 NO_SCORES = [name for name in LOSSES if "CE" in name or "Hinge" in name]
 LOVASZ = [name for name in LOSSES if "Lovasz" in name]
 BINNED = [name for name in LOSSES if "bins" in name]
-SMOOTHED = [n for n, (cls, _) in LOSSES.items() if n not in LOVASZ and not issubclass(cls, losses.PlainCELoss)]
+BY_CONSTANTS = [n for n, (_, own) in LOSSES.items() if "smoothing" not in own]
+SMOOTHED = [n for n in BY_CONSTANTS if n not in LOVASZ and not issubclass(LOSSES[n][0], losses.PlainCELoss)]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -149,7 +159,10 @@ def test_gradcheck_in_float64(name):
 def test_renaming_the_classes_changes_nothing(name, permutation):
     x, y = random_batch(name)
     new_name = torch.tensor(permutation).argsort()
-    arguments = {"class_counts": [COUNTS[c] for c in permutation]}
+    arguments = {
+        "class_counts": [COUNTS[c] for c in permutation],
+        "structure_volumes": [VOLUMES[c] for c in permutation],
+    }
     if "listed" in name:
         arguments["classes"] = new_name[LOSSES[name][1]["classes"]].tolist()
     permuted = make(name, **arguments)(x[:, permutation], new_name[y])
@@ -334,15 +347,15 @@ def test_no_host_synchronisation_in_steady_state(name):
 
 FOREIGN = {
     losses.PlainCELoss: ["batch", "squared_pred", "lambda_ce", "alpha"],
-    losses.WeightedCELoss: ["jaccard", "smooth_nr", "classes"],
+    losses.WeightedCELoss: ["jaccard", "smooth_nr", "smoothing", "classes"],
     losses.SoftDiceLoss: ["jaccard", "lambda_dice", "label_smoothing"],
     losses.SoftJaccardLoss: ["jaccard", "lambda_ce", "beta"],
     losses.SoftTverskyLoss: ["jaccard", "lambda_ce", "per_image"],
-    losses.LovaszSoftmaxLoss: ["squared_pred", "smooth_dr", "soft_label"],
+    losses.LovaszSoftmaxLoss: ["squared_pred", "smooth_dr", "smoothing", "soft_label"],
     losses.LovaszHingeLoss: ["squared_pred", "alpha"],
     losses.SoftDiceCELoss: ["jaccard", "alpha"],
     losses.SoftJaccardCELoss: ["jaccard", "method"],
-    losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr"],
+    losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr", "smoothing"],
     losses.SurrogateCELoss: ["jaccard"],
 }
 
@@ -362,8 +375,15 @@ def test_a_foreign_argument_warns_once_with_its_name(name):
 def test_what_means_something_warns_of_nothing(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss = make(name, class_counts=COUNTS if name in SEVERAL_CLASSES else COUNTS[:2])
+        several = name in SEVERAL_CLASSES
+        context = {
+            "class_counts": COUNTS if several else COUNTS[:2],
+            "class_weighting": "median_frequency",
+            "structure_volumes": VOLUMES if several else VOLUMES[: len(per_class(name, VOLUMES))],
+        }
+        loss = make(name, **context)
         loss(*random_batch(name))
+        make(name, **context, smoothing=None, smooth_nr=None)  # None asks for nothing
 
 
 @every_loss

@@ -54,6 +54,7 @@ PUBLIC = {
         "SoftTverskyLoss",
         "SurrogateCELoss",
         "WeightedCELoss",
+        "check_channels",
         "loss_class",
         "make_loss",
     },
@@ -76,6 +77,7 @@ PUBLIC = {
         "class_counts",
         "read_task",
         "split",
+        "structure_volumes",
         "write_synthetic_task",
     },
 }

@@ -1,5 +1,6 @@
 """Losses as torch modules, with MONAI's argument names."""
 
+from monai_surrogates.losses.base import check_channels
 from monai_surrogates.losses.compound import LovaszSoftmaxCELoss, SoftDiceCELoss, SoftJaccardCELoss, SurrogateCELoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss, WeightedCELoss
 from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
@@ -19,6 +20,7 @@ __all__ = [
     "SoftTverskyLoss",
     "SurrogateCELoss",
     "WeightedCELoss",
+    "check_channels",
     "loss_class",
     "make_loss",
 ]

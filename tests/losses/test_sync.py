@@ -15,12 +15,14 @@ LABELS = {**VOXELS, "batch": True}
 MASKS = {"sigmoid": True, "ignore_index": 9, "batch": True}  # of structures that overlap
 WEIGHTS = {"weight": [1.0, 2.0, 3.0]}
 COUNTS = {"class_counts": [700, 200, 100]}
+VOLUMES = {"smoothing": "structure_volume", "structure_volumes": [9.0, 4.0, 3.0]}
 CASES = {
     "SoftDice": (losses.SoftDiceLoss, LABELS),
     "SoftDice, squared and weighted": (losses.SoftDiceLoss, {**LABELS, **WEIGHTS, "squared_pred": True}),
     "SoftDice, masks": (losses.SoftDiceLoss, MASKS),
     "SoftJaccard, present": (losses.SoftJaccardLoss, {**LABELS, "classes": "present"}),
     "SoftJaccard, masks and present": (losses.SoftJaccardLoss, {**MASKS, "classes": "present"}),
+    "SoftJaccard, by volume": (losses.SoftJaccardLoss, {**LABELS, **VOLUMES}),
     "SoftTversky": (losses.SoftTverskyLoss, {**LABELS, "alpha": 0.3, "beta": 0.7}),
     "LovaszSoftmax": (losses.LovaszSoftmaxLoss, LABELS),
     "LovaszSoftmax, all classes": (losses.LovaszSoftmaxLoss, {**LABELS, "classes": "all"}),
