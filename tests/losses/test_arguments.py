@@ -813,7 +813,7 @@ def test_class_weighting_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="class_weighting='median_frequency' needs class_counts"):
         WeightedCELoss(class_weighting="median_frequency")
     for cls in (SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, WeightedCELoss, SoftDiceCELoss):
-        with pytest.raises(ValueError, match="class_weighting must be one of inverse_frequency, .* but is 'median'"):
+        with pytest.raises(ValueError, match=r"class_weighting must be one of inverse_frequency, .* but is 'median'"):
             cls(class_weighting="median", class_counts=[1, 2])
 
 
