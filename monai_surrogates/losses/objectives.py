@@ -36,7 +36,8 @@ def make_loss(name: str, **kwargs: Any) -> SurrogateLoss:
 
     Args:
         name: one of :data:`OBJECTIVES`.
-        **kwargs: MONAI's arguments, and ``class_counts``, which ``weighted_cross_entropy`` takes its weights from.
+        **kwargs: MONAI's arguments, and the context that every loss accepts: ``class_counts`` and ``class_weighting``, which
+            ``weighted_cross_entropy`` takes its weights from, and ``structure_volumes``.
 
     Raises:
         ValueError: unknown name; the message lists the names and suggests the nearest.
