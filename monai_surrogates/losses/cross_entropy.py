@@ -137,8 +137,8 @@ class WeightedCELoss(PlainCELoss):
     Args:
         weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed
             from ``class_counts``.
-        class_weighting: one of these names, for where ``weight`` is not given; ``"inverse_frequency"`` by default. Numbers in
-            ``weight`` go before it.
+        class_weighting: one of these names, for where ``weight`` is not given, which goes before it; ``"inverse_frequency"`` by
+            default.
         class_counts: voxels per class in the training data, C values. For binary cross-entropy, where each class stands against
             all others, also C + 1 values with the background first (a single channel: background, foreground).
         **shared: as in :class:`PlainCELoss`.
@@ -147,7 +147,7 @@ class WeightedCELoss(PlainCELoss):
         As :class:`PlainCELoss`.
 
     Raises:
-        ValueError: weights by name without ``class_counts``, or two different names.
+        ValueError: weights by name without ``class_counts``.
 
     Examples:
         >>> import torch
@@ -168,16 +168,12 @@ class WeightedCELoss(PlainCELoss):
     ) -> None:
         numbers = None if isinstance(weight, str) else weight
         super().__init__(weight=numbers, class_weighting=class_weighting, **shared)
-        if isinstance(weight, str) and class_weighting not in (None, weight):
-            raise ValueError(
-                f"weight and class_weighting name the same choice, but are {weight!r} and {class_weighting!r}; keep one."
-            )
+        argument = "class_weighting" if weight is None else "weight"
         if weight is None:
             weight = class_weighting or (None if class_counts is None else "inverse_frequency")
         self.register_buffer("positive_weight", None)
         if isinstance(weight, str):
             if class_counts is None:
-                argument = "weight" if class_weighting is None else "class_weighting"
                 raise ValueError(
                     f"{argument}={weight!r} needs class_counts, the voxels per class of the training data; "
                     "monai_surrogates.data.class_counts counts them."
