@@ -43,10 +43,15 @@ OUTSIDE = {
 PUBLIC = {
     "losses": {
         "OBJECTIVES",
+        "SCHEDULES",
+        "CrossEntropyToLovaszSoftmaxLoss",
+        "CrossEntropyToSoftDiceLoss",
+        "CrossEntropyToSoftJaccardLoss",
         "LovaszHingeLoss",
         "LovaszSoftmaxCELoss",
         "LovaszSoftmaxLoss",
         "PlainCELoss",
+        "ScheduledLoss",
         "SoftDiceCELoss",
         "SoftDiceLoss",
         "SoftJaccardCELoss",
