@@ -71,7 +71,15 @@ PUBLIC = {
         "PerImageScores",
         "mean_interval",
     },
-    "handlers": {"OverlapHandler", "PerImageDice", "PerImageHandler", "PerImageIoU", "PerImageSummary"},
+    "handlers": {
+        "ObjectiveSchedule",
+        "OverlapHandler",
+        "PerImageDice",
+        "PerImageHandler",
+        "PerImageIoU",
+        "PerImageSummary",
+        "ResumableTraining",
+    },
     "data": {
         "DataError",
         "MSDTask",

@@ -93,6 +93,11 @@ class ScheduledLoss(_Loss):
         """The number of completed epochs that the loss was told last."""
         return self._epoch
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known when each objective begins."""
+        return True
+
     def set_epoch(self, epoch: int) -> None:
         """Tell how many epochs are completed: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
 
@@ -200,8 +205,14 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         if switch_epoch is not None and _as_epoch(switch_epoch) == 0:
             raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.surrogate} is an objective of its own.")
         later = 1 if switch_epoch is None else switch_epoch
-        self._half_way, self._known = switch_epoch is None, switch_epoch is not None
+        self._half_way = switch_epoch is None
+        self._known = not self._half_way
         super().__init__({0: "cross_entropy", later: self.surrogate}, ramp=ramp, **shared)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known when the surrogate begins."""
+        return self._known
 
     def set_length(self, max_epochs: int) -> None:
         """Tell how many epochs the training will have: without ``switch_epoch`` the surrogate begins after half of them."""
@@ -214,7 +225,7 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         Raises:
             ValueError: neither ``switch_epoch`` nor the length of the training is known, or a negative epoch.
         """
-        if epoch > 0 and not self._known:
+        if epoch > 0 and not self.is_known:
             raise ValueError(
                 f"switch_epoch must be known from the second epoch on, but {type(self).__name__} has none; give it, or "
                 "tell the length of the training by set_length."
@@ -226,16 +237,16 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         epoch, _, start = state.tolist()
         if self._half_way and start > 0:
             self._begin_at(start)
-        if self._known:
+        if self.is_known:
             self.set_epoch(epoch)
 
     def get_extra_state(self) -> Tensor:
         """The epoch and where the objectives begin; −1 where that is not known yet."""
-        return super().get_extra_state() if self._known else torch.tensor([self.epoch, 0, -1])
+        return super().get_extra_state() if self.is_known else torch.tensor([self.epoch, 0, -1])
 
     def extra_repr(self) -> str:
         """The schedule."""
-        return super().extra_repr() if self._known else f"{self.names[1]} half-way, ramp={self.ramp}"
+        return super().extra_repr() if self.is_known else f"{self.names[1]} half-way, ramp={self.ramp}"
 
     def _begin_at(self, start: int) -> None:
         self.starts, self._known = [0, start], True
