@@ -42,6 +42,7 @@ class ResumableTraining:
         interval: epochs between two saves.
 
     Raises:
+        TypeError: ``resume`` is neither True nor False.
         ValueError: when training starts: the file lacks an object, or is of other epochs: of more than ``max_epochs``, or with
             another number of iterations.
 
@@ -66,6 +67,8 @@ class ResumableTraining:
     ) -> None:
         if "trainer" in objects:
             raise ValueError("objects must not hold trainer, which is the engine's own name in the file; rename it.")
+        if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
+            raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
         if interval < 1:
             raise ValueError(f"interval must be at least 1, an epoch, but is {interval}.")
         self.path, self.resume, self.interval = Path(path), resume, interval

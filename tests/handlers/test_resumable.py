@@ -261,3 +261,5 @@ def test_impossible_arguments(tmp_path):
         ResumableTraining(tmp_path / "last.pt", {"trainer": nn.Linear(1, 1)})
     with pytest.raises(ValueError, match="interval must be at least 1, an epoch, but is 0"):
         ResumableTraining(tmp_path / "last.pt", {}, interval=0)
+    with pytest.raises(TypeError, match="resume must be True or False, but is 'false'; write it with a capital letter"):
+        ResumableTraining(tmp_path / "last.pt", {}, resume="false")
