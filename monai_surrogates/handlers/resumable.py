@@ -18,6 +18,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 logger = logging.getLogger(__name__)
 
 BEST = ("best_metric", "best_metric_epoch")  # what MONAI's engines remember of their key metric
+OWN = frozenset({"trainer", "scaler", "best", "seed"})  # what the file holds beside the objects
 EPOCH_STRIDE = 1_000_003  # between the seeds of two epochs, so that no rank gets those of another
 
 
@@ -65,8 +66,9 @@ class ResumableTraining:
     def __init__(
         self, path: str | PathLike[str], objects: Mapping[str, Any], resume: bool = False, interval: int = 1
     ) -> None:
-        if "trainer" in objects:
-            raise ValueError("objects must not hold trainer, which is the engine's own name in the file; rename it.")
+        taken = sorted(OWN & objects.keys())
+        if taken:
+            raise ValueError(f"objects must not hold {', '.join(taken)}, a name of the file's own; rename it.")
         if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
         if interval < 1:

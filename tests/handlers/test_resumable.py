@@ -257,8 +257,9 @@ def test_a_file_without_an_object_names_it(tmp_path):
 
 
 def test_impossible_arguments(tmp_path):
-    with pytest.raises(ValueError, match="objects must not hold trainer"):
-        ResumableTraining(tmp_path / "last.pt", {"trainer": nn.Linear(1, 1)})
+    for name in ("trainer", "scaler", "best", "seed"):
+        with pytest.raises(ValueError, match=f"objects must not hold {name}, a name of the file's own; rename it"):
+            ResumableTraining(tmp_path / "last.pt", {name: nn.Linear(1, 1)})
     with pytest.raises(ValueError, match="interval must be at least 1, an epoch, but is 0"):
         ResumableTraining(tmp_path / "last.pt", {}, interval=0)
     with pytest.raises(TypeError, match="resume must be True or False, but is 'false'; write it with a capital letter"):
