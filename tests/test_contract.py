@@ -21,6 +21,15 @@ SOFTMAX = {"softmax": True, "to_onehot_y": True}
 SIGMOID = {"sigmoid": True, "to_onehot_y": True}
 BY_VOLUME = {"smoothing": "structure_volume", "structure_volumes": VOLUMES}
 
+
+class ScheduledLossInARamp(losses.ScheduledLoss):
+    """Half of one objective and half of the next."""
+
+    def __init__(self, **arguments):
+        super().__init__(ramp=1, **arguments)
+        self.set_epoch(1)
+
+
 # id -> class and the arguments that make it a loss of logits, against a label map of three classes ...
 SEVERAL_CLASSES = {
     "PlainCE": (losses.PlainCELoss, SOFTMAX),
@@ -50,6 +59,14 @@ SEVERAL_CLASSES = {
     "LovaszSoftmaxCE": (losses.LovaszSoftmaxCELoss, {**SOFTMAX, "lambda_ce": 0.5}),
     "TverskyCE": (losses.SurrogateCELoss, {**SOFTMAX, "surrogate": "soft_tversky", "alpha": 0.3, "beta": 0.7}),
     "LovaszHingeCE": (losses.SurrogateCELoss, {**SIGMOID, "surrogate": "lovasz_hinge"}),
+    "Scheduled, in a ramp from CE": (
+        ScheduledLossInARamp,
+        {**SOFTMAX, "objectives": {0: "weighted_cross_entropy", 1: "soft_jaccard"}, "class_counts": COUNTS},
+    ),
+    "Scheduled, in a ramp between scores": (
+        ScheduledLossInARamp,
+        {**SIGMOID, "objectives": {0: "soft_dice", 1: "soft_jaccard"}},
+    ),
 }
 # ... or against a mask
 ONE_CHANNEL = {
@@ -65,6 +82,10 @@ ONE_CHANNEL = {
     "LovaszSoftmax, one channel": (losses.LovaszSoftmaxLoss, {"sigmoid": True}),
     "LovaszHinge, one channel": (losses.LovaszHingeLoss, {}),
     "SoftDiceCE, one channel": (losses.SoftDiceCELoss, {"sigmoid": True}),
+    "Scheduled, one channel, in a ramp from CE": (
+        ScheduledLossInARamp,
+        {"sigmoid": True, "objectives": {0: "cross_entropy", 1: "soft_dice"}},
+    ),
 }
 LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
 
@@ -357,6 +378,7 @@ FOREIGN = {
     losses.SoftJaccardCELoss: ["jaccard", "method"],
     losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr", "smoothing"],
     losses.SurrogateCELoss: ["jaccard"],
+    ScheduledLossInARamp: ["jaccard", "lambda_ce", "method"],
 }
 
 

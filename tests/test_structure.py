@@ -43,10 +43,15 @@ OUTSIDE = {
 PUBLIC = {
     "losses": {
         "OBJECTIVES",
+        "SCHEDULES",
+        "CrossEntropyToLovaszSoftmaxLoss",
+        "CrossEntropyToSoftDiceLoss",
+        "CrossEntropyToSoftJaccardLoss",
         "LovaszHingeLoss",
         "LovaszSoftmaxCELoss",
         "LovaszSoftmaxLoss",
         "PlainCELoss",
+        "ScheduledLoss",
         "SoftDiceCELoss",
         "SoftDiceLoss",
         "SoftJaccardCELoss",
@@ -67,7 +72,15 @@ PUBLIC = {
         "PerImageScores",
         "mean_interval",
     },
-    "handlers": {"OverlapHandler", "PerImageDice", "PerImageHandler", "PerImageIoU", "PerImageSummary"},
+    "handlers": {
+        "ObjectiveSchedule",
+        "OverlapHandler",
+        "PerImageDice",
+        "PerImageHandler",
+        "PerImageIoU",
+        "PerImageSummary",
+        "ResumableTraining",
+    },
     "data": {
         "DataError",
         "MSDTask",

@@ -21,7 +21,7 @@ from monai_surrogates.core.inputs import Voxels
 Weight = Sequence[float] | float | Tensor | None
 Classes = Literal["all", "present"] | Sequence[int]
 
-# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and the weights of our compound losses. A config that
+# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and those that single losses of ours add. A config that
 # changes nothing but the target may hold any of them; one that means nothing for a loss is named in a warning.
 FOREIGN_ARGUMENTS = frozenset(
     {
@@ -45,6 +45,8 @@ FOREIGN_ARGUMENTS = frozenset(
         "per_image",
         "method",
         "bins",
+        "ramp",
+        "switch_epoch",
     }
 )
 
@@ -169,6 +171,13 @@ class SurrogateLoss(_Loss, ABC):
             ValueError: weights or class ids that do not fit the channels, labels out of range, or logits where probabilities
                 are expected.
         """
+        voxels = self.check(input, target)
+        if voxels.is_label_map:
+            voxels = voxels._replace(target=voxels.target.long())
+        return self._loss(voxels, tuple(input.shape[2:]))
+
+    def check(self, input: Tensor, target: Tensor) -> Voxels:
+        """Refuse a batch that the loss cannot score, as :meth:`forward` does, and bring it into one form."""
         inputs.check_tensors(input, target)
         label_map = self._reads_labels(input, target)
         inputs.check_shapes(input, target, label_map=label_map)
@@ -178,9 +187,7 @@ class SurrogateLoss(_Loss, ABC):
         )
         if self._checks_now(input):
             self._check_values(voxels)
-        if voxels.is_label_map:
-            voxels = voxels._replace(target=voxels.target.long())
-        return self._loss(voxels, tuple(input.shape[2:]))
+        return voxels
 
     def of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
@@ -460,9 +467,10 @@ def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
     Raises:
         TypeError: a name that no loss knows; the message suggests the nearest.
     """
+    known = {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}
     for name in sorted(arguments):
-        if name not in FOREIGN_ARGUMENTS:
-            near = difflib.get_close_matches(name, {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}, n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
     foreign = sorted(name for name, value in arguments.items() if value is not None)

@@ -15,7 +15,7 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 
 import monai_surrogates
 from monai_surrogates.data import read_task
-from monai_surrogates.losses import OBJECTIVES, loss_class
+from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
 from tests.bundle.runs import PATCH, SMALL, open_workflow
 
 CONTEXT = {
@@ -114,10 +114,10 @@ def test_images_that_train_choose_and_score_are_disjoint_and_complete(bundle: Pa
 
 def test_one_overlay_per_objective_and_none_beside(shipped: Path) -> None:
     stems = {file.stem for file in (shipped / "configs").glob("*.yaml")}
-    assert stems - {"train", "evaluate", "inference", "multi_gpu_train"} == {*OBJECTIVES}
+    assert stems - {"train", "evaluate", "inference", "multi_gpu_train", "schedule"} == {*OBJECTIVES, *SCHEDULES}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
 def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path) -> None:
     overlay = yaml.safe_load((shipped / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
     trained = yaml.safe_load((shipped / "configs" / "train.yaml").read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path
     assert {*trained["loss"]} - {*overlay["loss"]} == {*CONTEXT} - CONTEXT_OF.get(name, set())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
 def test_overlay_builds_its_loss_without_the_configs_imports(name: str, shipped: Path) -> None:
     parser = ConfigParser()
     parser.read_config(str(shipped / "configs" / f"{name}.yaml"))

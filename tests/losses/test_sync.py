@@ -16,6 +16,16 @@ MASKS = {"sigmoid": True, "ignore_index": 9, "batch": True}  # of structures tha
 WEIGHTS = {"weight": [1.0, 2.0, 3.0]}
 COUNTS = {"class_counts": [700, 200, 100]}
 VOLUMES = {"smoothing": "structure_volume", "structure_volumes": [9.0, 4.0, 3.0]}
+
+
+class ScheduledLossInARamp(losses.ScheduledLoss):
+    """A third of the next objective."""
+
+    def __init__(self, **arguments):
+        super().__init__(ramp=2, **arguments)
+        self.set_epoch(1)
+
+
 CASES = {
     "SoftDice": (losses.SoftDiceLoss, LABELS),
     "SoftDice, squared and weighted": (losses.SoftDiceLoss, {**LABELS, **WEIGHTS, "squared_pred": True}),
@@ -39,6 +49,10 @@ CASES = {
     "SoftDiceCE": (losses.SoftDiceCELoss, {**LABELS, **WEIGHTS}),
     "SoftDiceCE, masks": (losses.SoftDiceCELoss, {**MASKS, **WEIGHTS}),
     "LovaszSoftmaxCE, sum": (losses.LovaszSoftmaxCELoss, {**LABELS, "reduction": "sum"}),
+    "Scheduled, in a ramp": (
+        ScheduledLossInARamp,
+        {**LABELS, **WEIGHTS, "objectives": {0: "cross_entropy", 1: "lovasz_softmax"}},
+    ),
 }
 ITEMS = {2: (1, 3), 3: (2, 1, 2)}  # images per rank: uneven
 
