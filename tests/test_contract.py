@@ -67,6 +67,17 @@ SEVERAL_CLASSES = {
         ScheduledLossInARamp,
         {**SIGMOID, "objectives": {0: "soft_dice", 1: "soft_jaccard"}},
     ),
+    "Scheduled, in a ramp from CE, by volume": (
+        ScheduledLossInARamp,
+        {
+            **{**SOFTMAX, **BY_VOLUME, "class_counts": COUNTS, "class_weighting": "effective_number"},
+            "objectives": {0: "weighted_cross_entropy", 1: "soft_dice"},
+        },
+    ),
+    "Scheduled, in a ramp between scores, by volume": (
+        ScheduledLossInARamp,
+        {**SIGMOID, **BY_VOLUME, "batch": True, "objectives": {0: "soft_dice", 1: "soft_jaccard"}},
+    ),
 }
 # ... or against a mask
 ONE_CHANNEL = {
@@ -85,6 +96,13 @@ ONE_CHANNEL = {
     "Scheduled, one channel, in a ramp from CE": (
         ScheduledLossInARamp,
         {"sigmoid": True, "objectives": {0: "cross_entropy", 1: "soft_dice"}},
+    ),
+    "Scheduled, one channel, in a ramp from CE, by volume": (
+        ScheduledLossInARamp,
+        {
+            **{"sigmoid": True, **BY_VOLUME, "structure_volumes": [4.0]},
+            "objectives": {0: "cross_entropy", 1: "soft_jaccard"},
+        },
     ),
 }
 LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
@@ -228,7 +246,7 @@ def test_all_voxels_ignored_is_zero_with_a_zero_gradient(name, smooth):
 def test_a_label_map_and_its_one_hot_form_agree(name):
     x, y = random_batch(name)
     # torch normalises cross-entropy by the voxels' weights for labels, and by their number for class probabilities
-    same = {"class_counts": None}
+    same = {"class_counts": None, "class_weighting": None}
     from_labels, from_masks = (
         gradient(make(name, to_onehot_y=form, **same), x, target)
         for form, target in ((True, y), (False, masks(name, y)))
@@ -282,7 +300,7 @@ def test_a_network_under_autocast_gets_the_loss_and_gradient_of_float32(name, dt
 @every_loss_but(LOVASZ, "Lovász losses refuse soft labels")
 def test_soft_labels_that_are_hard_change_nothing(name):
     x, y = random_batch(name)
-    arguments = {"to_onehot_y": False, "class_counts": None}
+    arguments = {"to_onehot_y": False, "class_counts": None, "class_weighting": None}
     soft, hard = (gradient(make(name, **arguments, soft_label=form), x, masks(name, y)) for form in (True, False))
     for a, b in zip(soft, hard, strict=True):
         torch.testing.assert_close(a, b)

@@ -18,6 +18,7 @@ from monai_surrogates.losses.objectives import OBJECTIVES
 
 Objective = str | nn.Module
 ACTIVATIONS = ("softmax", "sigmoid", "other_act")
+CONTEXT = ("class_counts", "class_weighting", "structure_volumes")  # no loss warns of it
 
 
 class ScheduledLoss(_Loss):
@@ -39,9 +40,10 @@ class ScheduledLoss(_Loss):
             An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
-        **shared: arguments of the named objectives: MONAI's, and :class:`~monai_surrogates.losses.base.PerClassArguments`. Each
-            objective gets those that it knows. Cross-entropy counts all classes whatever ``include_background`` says, as in
-            :class:`~monai_surrogates.losses.SurrogateCELoss`.
+        **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.base.PerClassArguments`. Each
+            objective gets those that it knows: ``smoothing`` and ``structure_volumes`` reach soft Dice and soft Jaccard,
+            ``class_counts`` and ``class_weighting`` weighted cross-entropy. Cross-entropy counts all classes whatever
+            ``include_background`` says, as in :class:`~monai_surrogates.losses.SurrogateCELoss`.
 
     Returns:
         The module's call gives a scalar. Inputs and targets are those of the objectives, (B, C, spatial...) and
@@ -325,7 +327,8 @@ def _names(objectives: Any) -> list[str]:
 def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, SurrogateLoss]:
     """The losses of these names, each from those of the shared arguments that it knows."""
     used = {name: _known(OBJECTIVES[name], shared) for name in names}
-    warn_of_foreign(schedule, {name: shared[name] for name in shared.keys() - set().union(*used.values())})
+    known = set().union(CONTEXT, *used.values())
+    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in known})
     scores = [name for name in names if issubclass(OBJECTIVES[name], PerClassLoss)]
     if scores and len(scores) < len(names) and not any(shared.get(flag) for flag in ACTIVATIONS):
         of_logits = next(name for name in names if name not in scores)
@@ -346,6 +349,8 @@ def _known(loss: type[SurrogateLoss], shared: dict[str, Any]) -> dict[str, Any]:
     names = accepted_arguments(loss)
     if issubclass(loss, PlainCELoss) and shared.get("weight") is None:
         names.discard("include_background")  # without weights it means nothing to cross-entropy
+    if shared.get("smoothing") is not None:
+        names -= {"smooth_nr", "smooth_dr"}  # beside it they mean nothing
     return {name: value for name, value in shared.items() if name in names}
 
 

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from monai_surrogates.core import class_weights
 from monai_surrogates.data import counts, split
@@ -30,6 +31,7 @@ from tests.bundle.runs import (
 
 WEIGHTED = {"objective": "weighted_cross_entropy"}
 FLAGS = {"softmax": True, "to_onehot_y": True}
+SMOOTHED = ("soft_dice", "soft_jaccard", "cross_entropy_to_soft_dice", "cross_entropy_to_soft_jaccard")
 
 
 @pytest.fixture
@@ -69,15 +71,29 @@ def test_one_value_chooses_the_class_weights(weighting: str, bundle: Path, task:
     torch.testing.assert_close(loss.class_weight, expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("objective", ["soft_dice", "soft_jaccard"])
-@pytest.mark.parametrize("way", ["name", "overlay"])
-def test_one_value_chooses_the_smoothing(objective: str, way: str, bundle: Path, task: Path) -> None:
-    configs = ("train", objective) if way == "overlay" else ("train",)
-    overrides = {} if way == "overlay" else {"objective": objective}
+def smoothing_part(loss: nn.Module) -> SoftDiceLoss | SoftJaccardLoss:
+    """The loss itself, or the one part of a schedule that smooths."""
+    (part,) = [part for part in loss.modules() if isinstance(part, (SoftDiceLoss, SoftJaccardLoss))]
+    return part
+
+
+@pytest.mark.parametrize(
+    ("configs", "overrides"),
+    [
+        *(((), {"objective": name}) for name in SMOOTHED),
+        *(((name,), {}) for name in (*SMOOTHED, "schedule")),
+    ],
+    ids=[*(f"{name} by name" for name in SMOOTHED), *(f"{name} by overlay" for name in (*SMOOTHED, "schedule"))],
+)
+def test_one_value_chooses_the_smoothing(
+    configs: tuple[str, ...], overrides: dict[str, Any], bundle: Path, task: Path
+) -> None:
     smoothed, plain = (
-        open_workflow(
-            bundle, *configs, dataset_dir=str(task), **overrides, **choice, **SMALL
-        ).parser.get_parsed_content("loss")
+        smoothing_part(
+            open_workflow(
+                bundle, "train", *configs, dataset_dir=str(task), **overrides, **choice, **SMALL
+            ).parser.get_parsed_content("loss")
+        )
         for choice in ({"smoothing": "structure_volume"}, {})
     )
     assert smoothed.structure_volumes.tolist() == mean_volumes(task)

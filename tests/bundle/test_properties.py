@@ -28,6 +28,8 @@ CONTEXT_OF = {
     "weighted_cross_entropy": {"class_counts", "class_weighting"},
     "soft_dice": {"structure_volumes", "smoothing"},
     "soft_jaccard": {"structure_volumes", "smoothing"},
+    "cross_entropy_to_soft_dice": {"structure_volumes", "smoothing"},
+    "cross_entropy_to_soft_jaccard": {"structure_volumes", "smoothing"},
 }
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 WORKFLOWS = {
@@ -243,6 +245,14 @@ def test_unknown_objective_stops_before_any_data_is_read(bundle: Path, tmp_path:
         ({"smoothing": "volume"}, 'smoothing must be None or "structure_volume"'),
         ({"class_weighting": "median"}, "class_weighting must be one of inverse_frequency"),
         ({"loss#weight": [1.0, 2.0, 3.0]}, "weight must have 2 values"),
+        (
+            {
+                "objective": "cross_entropy_to_soft_dice",
+                "smoothing": "structure_volume",
+                "structure_volumes": [45.0, 10.0, 3.0],
+            },
+            "structure_volumes must have 2 values, one per class and the background first, but has 3",
+        ),
     ],
 )
 def test_context_that_cannot_be_stops_before_training(

@@ -21,6 +21,8 @@ from monai_surrogates.losses import (
     SoftDiceCELoss,
     SoftDiceLoss,
     SoftJaccardLoss,
+    WeightedCELoss,
+    check_channels,
     loss_class,
     make_loss,
 )
@@ -137,6 +139,75 @@ def test_each_objective_gets_the_arguments_that_it_knows_in_silence():
     assert torch.equal(value_at(loss, 0, x, y), make_loss("weighted_cross_entropy", **FLAGS, **counts)(x, y))
     scores = {name: shared[name] for name in shared if name not in ("label_smoothing", "class_counts")}
     assert torch.equal(value_at(loss, 1, x, y), SoftDiceLoss(**scores)(x, y))
+
+
+COUNTS = {"class_counts": [70, 20, 10], "class_weighting": "effective_number"}
+VOLUMES = {"smoothing": "structure_volume", "structure_volumes": [13.0, 4.0, 2.0]}
+
+
+def test_what_the_labels_decide_reaches_the_objectives_that_read_it():
+    x, y = batch()
+    loss = ScheduledLoss(
+        {0: "weighted_cross_entropy", 1: "soft_dice", 2: "lovasz_softmax", 3: "soft_jaccard"},
+        **{**FLAGS, **COUNTS, **VOLUMES},
+    )
+    expected = (
+        *(WeightedCELoss(**FLAGS, **COUNTS), SoftDiceLoss(**FLAGS, **VOLUMES), LovaszSoftmaxLoss(**FLAGS)),
+        SoftJaccardLoss(**FLAGS, **VOLUMES),
+    )
+    for epoch, objective in enumerate(expected):
+        assert torch.equal(value_at(loss, epoch, x, y), objective(x, y))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_named_schedule_takes_it_too(name):
+    x, y = batch()
+    own = {} if name.endswith("lovasz_softmax") else VOLUMES
+    loss = make_loss(name, **{**FLAGS, **COUNTS, **VOLUMES, **({} if own else {"smoothing": None})}, switch_epoch=2)
+    assert torch.equal(value_at(loss, 1, x, y), PlainCELoss(**FLAGS)(x, y))
+    assert torch.equal(value_at(loss, 2, x, y), make_loss(loss.names[1], **FLAGS, **own)(x, y))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "arguments", "unused"),
+    [
+        (CE_LOVASZ, {**COUNTS, **VOLUMES}, "smoothing"),
+        (CE_LOVASZ, {**VOLUMES, "smooth_nr": 0}, "smooth_nr, smoothing"),
+        ({0: "soft_dice", 1: "soft_jaccard"}, {**VOLUMES, "smooth_nr": 0, "smooth_dr": 0}, "smooth_dr, smooth_nr"),
+    ],
+)
+def test_a_smoothing_without_use_is_one_warning(objectives, arguments, unused):
+    with pytest.warns(UserWarning, match=f"^ScheduledLoss has no use for {unused}: not used") as caught:
+        ScheduledLoss(objectives, **FLAGS, **arguments)
+    assert len(caught) == 1
+
+
+def test_context_that_no_objective_reads_warns_of_nothing():
+    ScheduledLoss(CE_LOVASZ, **FLAGS, **COUNTS, structure_volumes=VOLUMES["structure_volumes"], smoothing=None)
+    ScheduledLoss({0: SoftDiceLoss(**FLAGS)}, **COUNTS, structure_volumes=VOLUMES["structure_volumes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({**VOLUMES, "structure_volumes": [13.0, 4.0]}, "structure_volumes must have 3 values"),
+        ({**COUNTS, "class_counts": [70, 30]}, "class_counts must have 3 values"),
+        ({"classes": [1, 7]}, "classes must lie in 0 to 2"),
+        ({"weight": [1.0, 2.0]}, "weight must have 3 values"),
+    ],
+)
+def test_lengths_of_every_objective_are_checked_before_training(arguments, match):
+    loss = ScheduledLoss({0: "cross_entropy", 5: "weighted_cross_entropy", 9: "soft_dice"}, **FLAGS, **arguments)
+    with pytest.raises(ValueError, match=match):
+        check_channels(loss, 3)
+
+
+def test_lengths_of_a_compound_in_a_schedule_are_checked_before_training():
+    compound = SoftDiceCELoss(**FLAGS, **{**VOLUMES, "structure_volumes": [13.0, 4.0]})
+    loss = ScheduledLoss({0: "cross_entropy", 50: compound}, **FLAGS)
+    check_channels(loss, 2)
+    with pytest.raises(ValueError, match="structure_volumes must have 3 values"):
+        check_channels(loss, 3)
 
 
 @pytest.mark.parametrize("background", [{"include_background": False}, {"classes": [1, 2]}])

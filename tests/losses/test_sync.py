@@ -53,6 +53,10 @@ CASES = {
         ScheduledLossInARamp,
         {**LABELS, **WEIGHTS, "objectives": {0: "cross_entropy", 1: "lovasz_softmax"}},
     ),
+    "Scheduled, in a ramp, by volume": (
+        ScheduledLossInARamp,
+        {**LABELS, **COUNTS, **VOLUMES, "objectives": {0: "weighted_cross_entropy", 1: "soft_jaccard"}},
+    ),
 }
 ITEMS = {2: (1, 3), 3: (2, 1, 2)}  # images per rank: uneven
 
