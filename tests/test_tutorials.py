@@ -148,6 +148,12 @@ class TestBundleByConfig:
         assert len(runs) == 4
         assert min(runs) > 0
 
+    def test_the_schedule_is_cross_entropy_until_half_way_and_ramps_to_its_surrogate(self):
+        said = re.findall(r"^Epoch (\d+) trains (.*)\.$", "\n".join(texts(executed(self.PATH))), re.MULTILINE)
+        ramp = [(str(21 + i), f"cross_entropy {(4 - i) / 5}, lovasz_softmax {(1 + i) / 5}") for i in range(4)]
+        assert said == [("1", "cross_entropy 1"), *ramp, ("25", "lovasz_softmax 1")]
+        assert printed(self.PATH, r"in epochs 1 to 20: (\w+), and later: (\w+)$") == ("True", "False")
+
     def test_the_weights_are_those_of_the_counts(self):
         counts = ast.literal_eval(printed(self.PATH, r"^voxels per class: (.*)$")[0])
         for weighting in ("inverse_frequency", "median_frequency", "effective_number"):
