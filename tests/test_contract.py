@@ -16,8 +16,19 @@ from monai_surrogates import losses
 
 CLASSES = 3
 COUNTS = [700, 200, 100]
+VOLUMES = [9.0, 4.0, 3.0]
 SOFTMAX = {"softmax": True, "to_onehot_y": True}
 SIGMOID = {"sigmoid": True, "to_onehot_y": True}
+BY_VOLUME = {"smoothing": "structure_volume", "structure_volumes": VOLUMES}
+
+
+class ScheduledLossInARamp(losses.ScheduledLoss):
+    """Half of one objective and half of the next."""
+
+    def __init__(self, **arguments):
+        super().__init__(ramp=1, **arguments)
+        self.set_epoch(1)
+
 
 # id -> class and the arguments that make it a loss of logits, against a label map of three classes ...
 SEVERAL_CLASSES = {
@@ -29,9 +40,12 @@ SEVERAL_CLASSES = {
     "SoftDice, squared": (losses.SoftDiceLoss, {**SOFTMAX, "squared_pred": True}),
     "SoftDice, batch": (losses.SoftDiceLoss, {**SOFTMAX, "batch": True}),
     "SoftDice, listed classes": (losses.SoftDiceLoss, {**SOFTMAX, "classes": [0, 2]}),
+    "SoftDice, by volume": (losses.SoftDiceLoss, {**SOFTMAX, **BY_VOLUME}),
     "SoftJaccard": (losses.SoftJaccardLoss, SOFTMAX),
     "SoftJaccard, sigmoid": (losses.SoftJaccardLoss, SIGMOID),
+    "SoftJaccard, sigmoid, batch, by volume": (losses.SoftJaccardLoss, {**SIGMOID, **BY_VOLUME, "batch": True}),
     "SoftTversky": (losses.SoftTverskyLoss, {**SOFTMAX, "alpha": 0.3, "beta": 0.7}),
+    "SoftTversky, by volume": (losses.SoftTverskyLoss, {**SOFTMAX, **BY_VOLUME, "alpha": 0.3, "beta": 0.7}),
     "LovaszSoftmax": (losses.LovaszSoftmaxLoss, SOFTMAX),
     "LovaszSoftmax, batch": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "batch": True}),
     "LovaszSoftmax, sigmoid": (losses.LovaszSoftmaxLoss, SIGMOID),
@@ -45,17 +59,51 @@ SEVERAL_CLASSES = {
     "LovaszSoftmaxCE": (losses.LovaszSoftmaxCELoss, {**SOFTMAX, "lambda_ce": 0.5}),
     "TverskyCE": (losses.SurrogateCELoss, {**SOFTMAX, "surrogate": "soft_tversky", "alpha": 0.3, "beta": 0.7}),
     "LovaszHingeCE": (losses.SurrogateCELoss, {**SIGMOID, "surrogate": "lovasz_hinge"}),
+    "Scheduled, in a ramp from CE": (
+        ScheduledLossInARamp,
+        {**SOFTMAX, "objectives": {0: "weighted_cross_entropy", 1: "soft_jaccard"}, "class_counts": COUNTS},
+    ),
+    "Scheduled, in a ramp between scores": (
+        ScheduledLossInARamp,
+        {**SIGMOID, "objectives": {0: "soft_dice", 1: "soft_jaccard"}},
+    ),
+    "Scheduled, in a ramp from CE, by volume": (
+        ScheduledLossInARamp,
+        {
+            **{**SOFTMAX, **BY_VOLUME, "class_counts": COUNTS, "class_weighting": "effective_number"},
+            "objectives": {0: "weighted_cross_entropy", 1: "soft_dice"},
+        },
+    ),
+    "Scheduled, in a ramp between scores, by volume": (
+        ScheduledLossInARamp,
+        {**SIGMOID, **BY_VOLUME, "batch": True, "objectives": {0: "soft_dice", 1: "soft_jaccard"}},
+    ),
 }
 # ... or against a mask
 ONE_CHANNEL = {
     "PlainCE, one channel": (losses.PlainCELoss, {}),
     "WeightedCE, one channel": (losses.WeightedCELoss, {"class_counts": COUNTS[:2]}),
     "SoftDice, one channel": (losses.SoftDiceLoss, {"sigmoid": True}),
+    "SoftDice, one channel, by volume": (
+        losses.SoftDiceLoss,
+        {"sigmoid": True, **BY_VOLUME, "structure_volumes": [4.0]},
+    ),
     "SoftDice, two classes of one channel": (losses.SoftDiceLoss, {"sigmoid": True, "two_class": True}),
     "SoftJaccard, one channel": (losses.SoftJaccardLoss, {"sigmoid": True}),
     "LovaszSoftmax, one channel": (losses.LovaszSoftmaxLoss, {"sigmoid": True}),
     "LovaszHinge, one channel": (losses.LovaszHingeLoss, {}),
     "SoftDiceCE, one channel": (losses.SoftDiceCELoss, {"sigmoid": True}),
+    "Scheduled, one channel, in a ramp from CE": (
+        ScheduledLossInARamp,
+        {"sigmoid": True, "objectives": {0: "cross_entropy", 1: "soft_dice"}},
+    ),
+    "Scheduled, one channel, in a ramp from CE, by volume": (
+        ScheduledLossInARamp,
+        {
+            **{"sigmoid": True, **BY_VOLUME, "structure_volumes": [4.0]},
+            "objectives": {0: "cross_entropy", 1: "soft_jaccard"},
+        },
+    ),
 }
 LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
 
@@ -63,7 +111,8 @@ LOSSES = {**SEVERAL_CLASSES, **ONE_CHANNEL}
 NO_SCORES = [name for name in LOSSES if "CE" in name or "Hinge" in name]
 LOVASZ = [name for name in LOSSES if "Lovasz" in name]
 BINNED = [name for name in LOSSES if "bins" in name]
-SMOOTHED = [n for n, (cls, _) in LOSSES.items() if n not in LOVASZ and not issubclass(cls, losses.PlainCELoss)]
+BY_CONSTANTS = [n for n, (_, own) in LOSSES.items() if "smoothing" not in own]
+SMOOTHED = [n for n in BY_CONSTANTS if n not in LOVASZ and not issubclass(LOSSES[n][0], losses.PlainCELoss)]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -149,7 +198,10 @@ def test_gradcheck_in_float64(name):
 def test_renaming_the_classes_changes_nothing(name, permutation):
     x, y = random_batch(name)
     new_name = torch.tensor(permutation).argsort()
-    arguments = {"class_counts": [COUNTS[c] for c in permutation]}
+    arguments = {
+        "class_counts": [COUNTS[c] for c in permutation],
+        "structure_volumes": [VOLUMES[c] for c in permutation],
+    }
     if "listed" in name:
         arguments["classes"] = new_name[LOSSES[name][1]["classes"]].tolist()
     permuted = make(name, **arguments)(x[:, permutation], new_name[y])
@@ -194,7 +246,7 @@ def test_all_voxels_ignored_is_zero_with_a_zero_gradient(name, smooth):
 def test_a_label_map_and_its_one_hot_form_agree(name):
     x, y = random_batch(name)
     # torch normalises cross-entropy by the voxels' weights for labels, and by their number for class probabilities
-    same = {"class_counts": None}
+    same = {"class_counts": None, "class_weighting": None}
     from_labels, from_masks = (
         gradient(make(name, to_onehot_y=form, **same), x, target)
         for form, target in ((True, y), (False, masks(name, y)))
@@ -248,7 +300,7 @@ def test_a_network_under_autocast_gets_the_loss_and_gradient_of_float32(name, dt
 @every_loss_but(LOVASZ, "Lovász losses refuse soft labels")
 def test_soft_labels_that_are_hard_change_nothing(name):
     x, y = random_batch(name)
-    arguments = {"to_onehot_y": False, "class_counts": None}
+    arguments = {"to_onehot_y": False, "class_counts": None, "class_weighting": None}
     soft, hard = (gradient(make(name, **arguments, soft_label=form), x, masks(name, y)) for form in (True, False))
     for a, b in zip(soft, hard, strict=True):
         torch.testing.assert_close(a, b)
@@ -334,16 +386,17 @@ def test_no_host_synchronisation_in_steady_state(name):
 
 FOREIGN = {
     losses.PlainCELoss: ["batch", "squared_pred", "lambda_ce", "alpha"],
-    losses.WeightedCELoss: ["jaccard", "smooth_nr", "classes"],
+    losses.WeightedCELoss: ["jaccard", "smooth_nr", "smoothing", "classes"],
     losses.SoftDiceLoss: ["jaccard", "lambda_dice", "label_smoothing"],
     losses.SoftJaccardLoss: ["jaccard", "lambda_ce", "beta"],
     losses.SoftTverskyLoss: ["jaccard", "lambda_ce", "per_image"],
-    losses.LovaszSoftmaxLoss: ["squared_pred", "smooth_dr", "soft_label"],
+    losses.LovaszSoftmaxLoss: ["squared_pred", "smooth_dr", "smoothing", "soft_label"],
     losses.LovaszHingeLoss: ["squared_pred", "alpha"],
     losses.SoftDiceCELoss: ["jaccard", "alpha"],
     losses.SoftJaccardCELoss: ["jaccard", "method"],
-    losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr"],
+    losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr", "smoothing"],
     losses.SurrogateCELoss: ["jaccard"],
+    ScheduledLossInARamp: ["jaccard", "lambda_ce", "method"],
 }
 
 
@@ -362,8 +415,15 @@ def test_a_foreign_argument_warns_once_with_its_name(name):
 def test_what_means_something_warns_of_nothing(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss = make(name, class_counts=COUNTS if name in SEVERAL_CLASSES else COUNTS[:2])
+        several = name in SEVERAL_CLASSES
+        context = {
+            "class_counts": COUNTS if several else COUNTS[:2],
+            "class_weighting": "median_frequency",
+            "structure_volumes": VOLUMES if several else VOLUMES[: len(per_class(name, VOLUMES))],
+        }
+        loss = make(name, **context)
         loss(*random_batch(name))
+        make(name, **context, smoothing=None, smooth_nr=None)  # None asks for nothing
 
 
 @every_loss

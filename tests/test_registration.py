@@ -31,11 +31,18 @@ BLOCKS = {
     "LovaszSoftmaxLoss": ({"softmax": True, "to_onehot_y": True}, losses.LovaszSoftmaxLoss),
     "WeightedCELoss": ({"weight": [0.5, 2.0], "to_onehot_y": True}, losses.WeightedCELoss),
     "PlainCELoss": ({"to_onehot_y": True}, losses.PlainCELoss),
+    "ScheduledLoss": (
+        {"objectives": {"0": "cross_entropy", "5": "soft_dice"}, "softmax": True},
+        losses.ScheduledLoss,
+    ),
+    "CrossEntropyToSoftDiceLoss": ({"softmax": True}, losses.CrossEntropyToSoftDiceLoss),
     "PerImageDiceMetric": ({"num_classes": 2}, metrics.PerImageDiceMetric),
     "PerImageIoUMetric": ({"num_classes": 2}, metrics.PerImageIoUMetric),
     "PerImageScores": ({"num_classes": 2, "include_background": False}, metrics.PerImageScores),
     "PerImageDice": ({"num_classes": 2, "include_background": False}, handlers.PerImageDice),
     "PerImageIoU": ({"num_classes": 2, "include_background": False}, handlers.PerImageIoU),
+    "ObjectiveSchedule": ({}, handlers.ObjectiveSchedule),
+    "ResumableTraining": ({"path": "last.pt", "objects": {}}, handlers.ResumableTraining),
 }
 IMPORTS = {"imports": ["$import monai_surrogates"]}
 DOTTED = {

@@ -43,10 +43,15 @@ OUTSIDE = {
 PUBLIC = {
     "losses": {
         "OBJECTIVES",
+        "SCHEDULES",
+        "CrossEntropyToLovaszSoftmaxLoss",
+        "CrossEntropyToSoftDiceLoss",
+        "CrossEntropyToSoftJaccardLoss",
         "LovaszHingeLoss",
         "LovaszSoftmaxCELoss",
         "LovaszSoftmaxLoss",
         "PlainCELoss",
+        "ScheduledLoss",
         "SoftDiceCELoss",
         "SoftDiceLoss",
         "SoftJaccardCELoss",
@@ -54,6 +59,7 @@ PUBLIC = {
         "SoftTverskyLoss",
         "SurrogateCELoss",
         "WeightedCELoss",
+        "check_channels",
         "loss_class",
         "make_loss",
     },
@@ -66,7 +72,15 @@ PUBLIC = {
         "PerImageScores",
         "mean_interval",
     },
-    "handlers": {"OverlapHandler", "PerImageDice", "PerImageHandler", "PerImageIoU", "PerImageSummary"},
+    "handlers": {
+        "ObjectiveSchedule",
+        "OverlapHandler",
+        "PerImageDice",
+        "PerImageHandler",
+        "PerImageIoU",
+        "PerImageSummary",
+        "ResumableTraining",
+    },
     "data": {
         "DataError",
         "MSDTask",
@@ -76,6 +90,7 @@ PUBLIC = {
         "class_counts",
         "read_task",
         "split",
+        "structure_volumes",
         "write_synthetic_task",
     },
 }

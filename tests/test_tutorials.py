@@ -3,6 +3,7 @@
 After a change of a tutorial, ``python -m tests.test_tutorials`` runs them all and stores their outputs.
 """
 
+import ast
 import functools
 import os
 import re
@@ -17,6 +18,10 @@ import pytest
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
+
+from monai_surrogates.core import class_weights
+from monai_surrogates.losses import OBJECTIVES
+from tests.empty_patch import ROWS, lesion_alone, shown, with_background
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -94,6 +99,80 @@ def test_the_file_is_small_and_of_no_machine(tutorial):
     assert tutorial.stat().st_size < LARGEST_FILE
     text = "\n".join(texts(nbformat.read(tutorial, as_version=4)))
     assert re.findall(r"/tmp|/home|/Users|site-packages|ipykernel", text) == []
+
+
+def pictures(notebook):
+    """The cells that show one."""
+    return [
+        cell.id
+        for cell in notebook.cells
+        if cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+
+
+def test_there_are_pictures(tutorial):
+    assert len(pictures(nbformat.read(tutorial, as_version=4))) == len(pictures(executed(tutorial))) > 0
+
+
+class TestFirstObjective:
+    PATH = ROOT / "tutorials" / "01_a_first_objective_in_ten_lines.ipynb"
+
+    def test_ten_lines(self):
+        (lines,) = [cell.source.splitlines() for cell in executed(self.PATH).cells if cell.id == "ten-lines"]
+        assert len(lines) == 10
+        assert lines[0].startswith("loss = make_loss(")
+
+    def test_every_objective_is_trained(self):
+        assert printed(self.PATH, r"^trained: (.*)$")[0].split(", ") == [*OBJECTIVES]
+
+    def test_table_of_the_empty_patch(self):
+        (table,) = [text for text in texts(executed(self.PATH)) if "lesion alone: loss" in text]
+        expected = [[*map(shown, (*lesion_alone(*row), *with_background(*row)))] for row in ROWS]
+        assert [line.split()[-4:] for line in table.splitlines()[2:]] == expected
+        assert [line.split()[-5] for line in table.splitlines()[2:]] == [row[2] for row in ROWS]
+
+    def test_the_volumes_of_the_patches_are_no_larger_than_patches(self):
+        background, lesion = ast.literal_eval(
+            printed(self.PATH, r"^mean volumes \(background, lesion\): (.*) voxels$")[0]
+        )
+        sizes = ast.literal_eval(printed(self.PATH, r"^lesion voxels of each image: (.*) of 32000$")[0])
+        assert (background, lesion) == (12**3, round(sum(min(size, 12**3) for size in sizes) / len(sizes), 1))
+
+
+class TestBundleByConfig:
+    PATH = ROOT / "tutorials" / "02_switch_a_bundles_objective_by_config.ipynb"
+
+    def test_the_four_ways_are_one_training(self):
+        assert printed(self.PATH, r"^all four .*: (\w+)$") == ("True",)
+        runs = ast.literal_eval(printed(self.PATH, r"^iterations of each run: (.*)$")[0])
+        assert len(runs) == 4
+        assert min(runs) > 0
+
+    def test_the_schedule_is_cross_entropy_until_half_way_and_ramps_to_its_surrogate(self):
+        said = re.findall(r"^Epoch (\d+) trains (.*)\.$", "\n".join(texts(executed(self.PATH))), re.MULTILINE)
+        ramp = [(str(21 + i), f"cross_entropy {(4 - i) / 5}, lovasz_softmax {(1 + i) / 5}") for i in range(4)]
+        assert said == [("1", "cross_entropy 1"), *ramp, ("25", "lovasz_softmax 1")]
+        assert printed(self.PATH, r"in epochs 1 to 20: (\w+), and later: (\w+)$") == ("True", "False")
+
+    def test_the_weights_are_those_of_the_counts(self):
+        counts = ast.literal_eval(printed(self.PATH, r"^voxels per class: (.*)$")[0])
+        for weighting in ("inverse_frequency", "median_frequency", "effective_number"):
+            shown_weights = ast.literal_eval(printed(self.PATH, rf"^{weighting} +(\[.*\])$")[0])
+            assert shown_weights == pytest.approx(class_weights(counts, weighting).tolist(), abs=5e-4)
+
+    def test_the_loss_of_an_empty_patch_is_that_of_its_volume(self):
+        _, volume = ast.literal_eval(printed(self.PATH, r"^mean volumes where a class occurs: (.*) voxels$")[0])
+        for p in (0.3, 0.1, 0.01):
+            plain, by_volume = printed(
+                self.PATH, rf"^p = {p} +smoothing null: (\S+) +smoothing structure_volume: (\S+)$"
+            )
+            assert plain == "1.000"
+            assert float(by_volume) == pytest.approx(p * 16**3 / (p * 16**3 + volume), abs=6e-4)
+
+    def test_mistakes_are_one_sentence_each(self):
+        (said,) = [text.splitlines() for text in texts(executed(self.PATH)) if "lovasz_sofmax" in text]
+        starts = ("objective must be one of", "class_weighting must be one of", "structure_volumes must have 2 values")
+        assert [line.startswith(start) for line, start in zip(said, starts, strict=True)] == [True] * 3
 
 
 class TestPerImageAndPooledScores:

@@ -13,6 +13,7 @@ from monai_surrogates.core.scores import (
     precision_score,
     recall_score,
     relative_volume_error,
+    structure_smoothing,
     tversky_index,
 )
 from monai_surrogates.core.tiled_lovasz import tiled_lovasz_binned
@@ -38,6 +39,7 @@ __all__ = [
     "relative_volume_error",
     "soft_overlap",
     "softmax_overlap",
+    "structure_smoothing",
     "tiled_lovasz_binned",
     "tversky_index",
 ]

@@ -18,8 +18,8 @@ def tversky_index(
     beta: float,
     *,
     scale: float = 1.0,
-    smooth_nr: float = 0.0,
-    smooth_dr: float = 0.0,
+    smooth_nr: float | Tensor = 0.0,
+    smooth_dr: float | Tensor = 0.0,
 ) -> Tensor:
     """T = (s·I + ε₁) / (s·(I + α(|A| − I) + β(|B| − I)) + ε₂); α = β = ½ is Dice, α = β = 1 is Jaccard.
 
@@ -28,8 +28,8 @@ def tversky_index(
         alpha: weight of the false positives |A| − I.
         beta: weight of the false negatives |B| − I.
         scale: s, what one voxel counts beside the smoothing: 2 in MONAI's Dice and Jaccard, 1 in its Tversky.
-        smooth_nr: ε₁, in voxels.
-        smooth_dr: ε₂, in voxels.
+        smooth_nr: ε₁, in voxels times s; one value, or one per class in the last axis.
+        smooth_dr: ε₂, likewise.
 
     Returns:
         The index, of the counts' shape; 1 where it is 0/0: both masks are empty and nothing is smoothed.
@@ -48,6 +48,34 @@ def tversky_index(
     denominator = scale * denominator + smooth_dr
     undefined = denominator == 0  # nothing predicted, nothing there; divided apart, so that the gradient is 0, not NaN
     return torch.where(undefined, 1.0, (scale * hit + smooth_nr) / torch.where(undefined, 1.0, denominator))
+
+
+def structure_smoothing(volumes: Tensor, alpha: float, *, scale: float = 1.0) -> Tensor:
+    """ε₁ = ε₂ = s·α·v, the smoothing that makes items without a structure teach.
+
+    With it :func:`tversky_index` gives every member the same loss on an item without reference, 1 − T = S/(S + v) with
+    S = |A|, and the slope v/(S + v)². That is ε = v for Dice (s = 2, α = ½) and 2v for Jaccard (s = 2, α = 1); with α = 0
+    false positives cost nothing, here as everywhere.
+
+    Args:
+        volumes: v, the mean volume of each structure in voxels, (C,).
+        alpha: weight of the false positives.
+        scale: s, what one voxel counts beside the smoothing.
+
+    Returns:
+        ε, (C,).
+
+    References:
+        Tilborghs et al., The Dice loss in the context of missing or empty labels, MICCAI 2022 (arXiv 2207.09521).
+
+    Examples:
+        >>> import torch
+        >>> empty = Overlap(torch.tensor([0.0]), torch.tensor([30.0]), torch.tensor([0.0]))
+        >>> epsilon = structure_smoothing(torch.tensor([10.0]), 1.0, scale=2)
+        >>> 1 - tversky_index(empty, 1.0, 1.0, scale=2, smooth_nr=epsilon, smooth_dr=epsilon)  # 30/(30 + 10)
+        tensor([0.7500])
+    """
+    return scale * alpha * volumes
 
 
 def dice_score(overlap: Overlap, empty: str = "ignore") -> Tensor:

@@ -1,4 +1,4 @@
-from monai_surrogates.data.counts import class_counts
+from monai_surrogates.data.counts import class_counts, structure_volumes
 from monai_surrogates.data.errors import DataError
 from monai_surrogates.data.msd import MSDTask, Split, check_task, read_task, split
 from monai_surrogates.data.nifti import check_same_grid
@@ -13,5 +13,6 @@ __all__ = [
     "class_counts",
     "read_task",
     "split",
+    "structure_volumes",
     "write_synthetic_task",
 ]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,72 @@ def class_counts(
         DataError: no items, an item without the key, an unreadable file, a file with several channels, or a label that is not
             one of 0 to C − 1.
     """
+    per_image = _counts_per_image(items, num_classes, cache, progress, key, ignore_index)
+    return [sum(of_class) for of_class in zip(*per_image, strict=True)]
+
+
+def structure_volumes(
+    items: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    cache: StrPath | None = None,
+    progress: bool = True,
+    key: str = "label",
+    ignore_index: int | None = None,
+    patch_size: Sequence[int] | int | None = None,
+) -> list[float]:
+    """Measures the mean volume of every structure over the label maps of a data list.
+
+    Made for a bundle's config, where the volumes smooth an overlap loss (`smoothing="structure_volume"`). The cache is
+    that of `class_counts`: whichever is called first counts for both.
+
+    The mean of a class goes over the images that hold it: how large the structure is where it is, not how often it
+    is. The volumes are in voxels of the files, so a training that resamples its images by a factor per axis multiplies them
+    by the factors' product.
+
+    Args:
+        items: data list, one mapping per image.
+        num_classes: C, the background included.
+        cache: JSON file that keeps the counts of every image; see `class_counts`.
+        progress: shows a bar where tqdm is installed.
+        key: entry of an item that holds the path of its NIfTI label map.
+        ignore_index: label of voxels that belong to no class and are not counted.
+        patch_size: shape in voxels of the patches that the loss will see, which hold no more of a structure than they have
+            voxels: each image's volumes are cut off there. One number is that of all three axes; MONAI's -1 (the whole axis)
+            and None leave the volumes whole.
+
+    Returns:
+        C volumes in voxels; 0 for a class that no image holds.
+
+    Raises:
+        DataError: as `class_counts`, or a patch_size that is no list of whole numbers.
+    """
+    most = _voxels_of(patch_size)
+    per_image = _counts_per_image(items, num_classes, cache, progress, key, ignore_index)
+    present = [[min(count, most) for count in of_class if count] for of_class in zip(*per_image, strict=True)]
+    return [sum(volumes) / max(len(volumes), 1) for volumes in present]
+
+
+def _voxels_of(patch_size: Sequence[int] | int | None) -> float:
+    if patch_size is None:
+        return math.inf
+    try:
+        sizes = [
+            operator.index(size) for size in (patch_size if isinstance(patch_size, Iterable) else [patch_size] * 3)
+        ]
+    except TypeError as error:
+        expected, cure = "whole numbers, one per axis", "give the size of the training patches in voxels"
+        raise mismatch("patch_size", expected=expected, found=repr(patch_size), cure=cure) from error
+    return math.prod(sizes) if min(sizes, default=0) > 0 else math.inf
+
+
+def _counts_per_image(
+    items: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    cache: StrPath | None,
+    progress: bool,
+    key: str,
+    ignore_index: int | None,
+) -> list[list[int]]:
     paths = _label_paths(items, key)
     if num_classes < 1:
         raise mismatch("num_classes", expected="at least 1", found=num_classes, cure="count the background too")
@@ -56,7 +124,7 @@ def class_counts(
             _count_image(path, num_classes, ignore_index) for path in with_progress(paths, "counting voxels", progress)
         ]
         _save_counts(cache, fingerprint, per_image)
-    return [int(count) for count in np.sum(np.array(per_image, dtype=np.int64), axis=0)]
+    return per_image
 
 
 def _label_paths(items: Sequence[Mapping[str, Any]], key: str) -> list[str]:

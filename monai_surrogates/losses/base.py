@@ -7,21 +7,21 @@ import inspect
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.core import inputs
+from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 
 Weight = Sequence[float] | float | Tensor | None
 Classes = Literal["all", "present"] | Sequence[int]
 
-# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and the weights of our compound losses. A config that
+# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and those that single losses of ours add. A config that
 # changes nothing but the target may hold any of them; one that means nothing for a loss is named in a warning.
 FOREIGN_ARGUMENTS = frozenset(
     {
@@ -29,6 +29,7 @@ FOREIGN_ARGUMENTS = frozenset(
         "other_act",
         "squared_pred",
         "jaccard",
+        "smoothing",
         "smooth_nr",
         "smooth_dr",
         "batch",
@@ -44,6 +45,8 @@ FOREIGN_ARGUMENTS = frozenset(
         "per_image",
         "method",
         "bins",
+        "ramp",
+        "switch_epoch",
     }
 )
 
@@ -82,10 +85,15 @@ class SharedArguments(CommonArguments, total=False):
             classes without 0 (C values then drop entry 0). Weights balance classes against each other: as in MONAI they do
             not touch a loss of a single class.
         class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
+        class_weighting: how class_counts become weights; read by WeightedCELoss alone, accepted by all.
+        structure_volumes: mean volume of each class in voxels over the training images that hold it, C values with the
+            background first; read by the overlap losses with ``smoothing="structure_volume"``, accepted by all.
     """
 
     weight: Weight
     class_counts: Sequence[int] | Tensor | None
+    class_weighting: str | None
+    structure_volumes: Sequence[float] | Tensor | None
 
 
 class PerClassArguments(SharedArguments, total=False):
@@ -124,11 +132,15 @@ class SurrogateLoss(_Loss, ABC):
         weight: Weight = None,
         ignore_index: int | None = None,
         class_counts: Sequence[int] | Tensor | None = None,
+        class_weighting: str | None = None,
+        structure_volumes: Sequence[float] | Tensor | None = None,
         check_labels: bool = False,
         sync: bool = False,
         **foreign: Any,
     ) -> None:
         warn_of_foreign(type(self).__name__, foreign)
+        if class_weighting is not None and class_weighting not in WEIGHTINGS:
+            raise ValueError(f"class_weighting must be one of {', '.join(WEIGHTINGS)}, but is {class_weighting!r}.")
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
@@ -159,6 +171,13 @@ class SurrogateLoss(_Loss, ABC):
             ValueError: weights or class ids that do not fit the channels, labels out of range, or logits where probabilities
                 are expected.
         """
+        voxels = self.check(input, target)
+        if voxels.is_label_map:
+            voxels = voxels._replace(target=voxels.target.long())
+        return self._loss(voxels, tuple(input.shape[2:]))
+
+    def check(self, input: Tensor, target: Tensor) -> Voxels:
+        """Refuse a batch that the loss cannot score, as :meth:`forward` does, and bring it into one form."""
         inputs.check_tensors(input, target)
         label_map = self._reads_labels(input, target)
         inputs.check_shapes(input, target, label_map=label_map)
@@ -168,9 +187,7 @@ class SurrogateLoss(_Loss, ABC):
         )
         if self._checks_now(input):
             self._check_values(voxels)
-        if voxels.is_label_map:
-            voxels = voxels._replace(target=voxels.target.long())
-        return self._loss(voxels, tuple(input.shape[2:]))
+        return voxels
 
     def of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
@@ -422,18 +439,41 @@ def accepted_arguments(loss: type[SurrogateLoss]) -> set[str]:
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def warn_of_foreign(loss: str, names: Iterable[str]) -> None:
-    """One warning for all arguments that mean nothing to a loss.
+def check_channels(loss: object, num_channels: int) -> None:
+    """Raise now what the first batch would raise: weights, counts, volumes or class ids that do not fit the network.
+
+    For the ``initialize`` of a config, so that nothing is trained in vain. A loss of another package is left alone; of one that
+    wraps ours (MONAI's DeepSupervisionLoss, a compound) the parts are checked.
+
+    Args:
+        loss: any loss.
+        num_channels: C, output channels of the network.
+
+    Raises:
+        ValueError: the argument, what was expected and what was found.
+
+    Examples:
+        >>> from monai_surrogates.losses import WeightedCELoss
+        >>> check_channels(WeightedCELoss(to_onehot_y=True, class_counts=[90, 10]), 2)
+    """
+    for part in loss.modules() if isinstance(loss, torch.nn.Module) else ():
+        if isinstance(part, SurrogateLoss):
+            part._check_channels(num_channels)
+
+
+def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
+    """One warning for all arguments that mean nothing to a loss; None asks for nothing, so it needs no warning.
 
     Raises:
         TypeError: a name that no loss knows; the message suggests the nearest.
     """
-    foreign = sorted(names)
-    for name in foreign:
-        if name not in FOREIGN_ARGUMENTS:
-            near = difflib.get_close_matches(name, {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}, n=1)
+    known = {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}
+    for name in sorted(arguments):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
+    foreign = sorted(name for name, value in arguments.items() if value is not None)
     if foreign:
         warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
 

@@ -48,7 +48,7 @@ class SurrogateCELoss(_Loss):
     does. With ``sigmoid=True``, the hinge, or a single channel it is the binary one of each channel (MONAI's DiceCELoss takes
     the softmax one for several channels whatever the activation). Without an activation the surrogate reads probabilities and
     the cross-entropy logits, as in MONAI, so set one. On an image (in training: a patch) without foreground the cross-entropy
-    still teaches, whatever the surrogate does there.
+    still teaches, whatever the surrogate does there, and so does the surrogate with ``smoothing="structure_volume"``.
 
     Args:
         surrogate: ``"soft_dice"``, ``"soft_jaccard"``, ``"soft_tversky"``, ``"lovasz_softmax"`` or ``"lovasz_hinge"``.

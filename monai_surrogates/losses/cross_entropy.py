@@ -27,6 +27,7 @@ class CrossEntropyArguments(CommonArguments, total=False):
     label_smoothing: float
     soft_label: bool
     per_image: bool
+    structure_volumes: Sequence[float] | Tensor | None
 
 
 class PlainCELoss(SurrogateLoss):
@@ -36,7 +37,8 @@ class PlainCELoss(SurrogateLoss):
     cross-entropy, by their number.
 
     Softmax cross-entropy over the channels; with ``sigmoid=True``, or for a single channel, binary cross-entropy of each
-    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``.
+    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``. A patch without
+    foreground teaches as any other does: every voxel counts, whatever its neighbours are.
 
     Args:
         include_background: cross-entropy needs all classes, so False only says that C − 1 weights are those of the foreground;
@@ -126,13 +128,17 @@ class PlainCELoss(SurrogateLoss):
 
 
 class WeightedCELoss(PlainCELoss):
-    """Cross-entropy weighted by class; without ``weight``, by the inverse frequency of ``class_counts``.
+    """Cross-entropy weighted by class: −w_y log p_y; without ``weight``, by ``class_weighting`` of ``class_counts``.
 
-    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`.
+    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In a label map's mean a
+    patch without foreground holds voxels of one class, whose weight then cancels: alone in its batch it teaches what
+    plain cross-entropy does, beside others less, because their foreground weighs more.
 
     Args:
         weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed
             from ``class_counts``.
+        class_weighting: one of these names, for where ``weight`` is not given, which goes before it; ``"inverse_frequency"`` by
+            default.
         class_counts: voxels per class in the training data, C values. For binary cross-entropy, where each class stands against
             all others, also C + 1 values with the background first (a single channel: background, foreground).
         **shared: as in :class:`PlainCELoss`.
@@ -157,15 +163,21 @@ class WeightedCELoss(PlainCELoss):
         *,
         weight: str | Weight = None,
         class_counts: Sequence[int] | Tensor | None = None,
+        class_weighting: str | None = None,
         **shared: Unpack[CrossEntropyArguments],
     ) -> None:
-        if weight is None and class_counts is not None:
-            weight = "inverse_frequency"
-        super().__init__(weight=None if isinstance(weight, str) else weight, **shared)
+        numbers = None if isinstance(weight, str) else weight
+        super().__init__(weight=numbers, class_weighting=class_weighting, **shared)
+        argument = "class_weighting" if weight is None else "weight"
+        if weight is None:
+            weight = class_weighting or (None if class_counts is None else "inverse_frequency")
         self.register_buffer("positive_weight", None)
         if isinstance(weight, str):
             if class_counts is None:
-                raise ValueError(f"weight={weight!r} needs class_counts, the voxels per class of the training data.")
+                raise ValueError(
+                    f"{argument}={weight!r} needs class_counts, the voxels per class of the training data; "
+                    "monai_surrogates.data.class_counts counts them."
+                )
             self.class_weight = class_weights(class_counts, weight)
             self.positive_weight = positive_weights(class_counts, weight)
 

@@ -83,8 +83,9 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     wᵢ is what 1 − IoU grows by when the i-th voxel becomes wrong too: the Lovász extension of 1 − IoU. Tight for the IoU:
     equal to 1 − IoU at hard predictions, and never above the unsmoothed soft Jaccard loss. With ``sigmoid=True``
-    the same loss for structures that may overlap. On an image without a class the loss of that class is its largest
-    probability; ``classes="present"`` (the paper's choice and the default) leaves it out.
+    the same loss for structures that may overlap. On an image (in training: a patch) without a class the loss of that
+    class is its largest probability, so that one voxel is taught; ``classes="present"`` (the paper's choice and the
+    default) leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
 
     Args:
         method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as tied, and
@@ -148,7 +149,8 @@ class LovaszHingeLoss(LovaszLoss):
     """Lovász hinge: per image and structure the Lovász extension of 1 − IoU in the hinge errors max(0, 1 − s·x), s = ±1.
 
     For one structure, or several that may overlap; the input always holds logits, so ``sigmoid=True`` changes nothing.
-    Unlike the Lovász-softmax loss it is not bounded by 1.
+    Unlike the Lovász-softmax loss it is not bounded by 1. On an image (in training: a patch) without the structure it is the
+    largest hinge error, of one voxel, with ``classes="all"``, and 0 with the default.
 
     Args:
         method: ``"sort"`` or ``"auto"``, which sorts.

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
-from monai_surrogates.core import Overlap, soft_overlap, softmax_overlap, tversky_index
-from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.losses.base import PerClassLoss
+from monai_surrogates.core import Overlap, soft_overlap, softmax_overlap, structure_smoothing, tversky_index
+from monai_surrogates.core.distributed import rank_sum
+from monai_surrogates.core.inputs import Voxels, plain_tensor
+from monai_surrogates.losses.base import PerClassArguments, PerClassLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from monai_surrogates.losses.base import PerClassArguments
+DEFAULT_SMOOTHING = 1e-5  # MONAI's
+
+
+class OverlapArguments(PerClassArguments, total=False):
+    """Arguments of the overlap losses.
+
+    Attributes:
+        squared_pred: squared volumes in place of volumes, Σp² and Σy² (Milletari et al. 2016).
+        smoothing: ``"structure_volume"`` takes ε₁ and ε₂ from ``structure_volumes``, so that on an item without a class the
+            loss of that class is S/(S + v), S = Σp and v its mean volume (Tilborghs et al. 2022): such items teach. With
+            ``batch=True`` v is that of all items together. None takes ``smooth_nr`` and ``smooth_dr``.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Has no use, and warns of it, beside ``smoothing``.
+        smooth_dr: ε₂ in the denominator, likewise.
+        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
+    """
+
+    squared_pred: bool
+    smoothing: str | None
+    smooth_nr: float | None
+    smooth_dr: float | None
+    soft_label: bool
 
 
 class OverlapLoss(PerClassLoss):
@@ -22,22 +45,29 @@ class OverlapLoss(PerClassLoss):
     alpha: float
     beta: float
     scale: ClassVar[float] = 2.0  # MONAI's Dice and Jaccard smooth doubled counts
+    structure_volumes: Tensor | None
 
     def __init__(
         self,
         *,
         squared_pred: bool = False,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
+        smoothing: str | None = None,
+        smooth_nr: float | None = None,
+        smooth_dr: float | None = None,
         soft_label: bool = False,
         **shared: Unpack[PerClassArguments],
     ) -> None:
-        super().__init__(**shared)
-        if not (smooth_nr >= 0 and smooth_dr >= 0):
+        constants = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
+        super().__init__(**shared, **({} if smoothing is None else constants))  # beside smoothing they mean nothing
+        self.smooth_nr, self.smooth_dr = (
+            DEFAULT_SMOOTHING if value is None else float(value) for value in constants.values()
+        )
+        if not (self.smooth_nr >= 0 and self.smooth_dr >= 0):
             raise ValueError(f"smooth_nr and smooth_dr must not be below 0, but are {smooth_nr} and {smooth_dr}.")
         self.squared_pred = squared_pred
-        self.smooth_nr, self.smooth_dr = float(smooth_nr), float(smooth_dr)
+        self.smoothing = smoothing
         self.soft_label = soft_label
+        self.register_buffer("structure_volumes", _read_volumes(smoothing, shared.get("structure_volumes")))
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         return self._of_overlap(soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label))
@@ -46,27 +76,77 @@ class OverlapLoss(PerClassLoss):
         return self._of_overlap(softmax_overlap(logits, squared=self.squared_pred))
 
     def _of_overlap(self, overlap: Overlap) -> tuple[Tensor, Tensor]:
+        smooth_nr, smooth_dr = self._smoothing_of(overlap.reference)
         if self.batch:
             overlap = overlap.pooled(self.sync)
         index = tversky_index(
-            overlap, self.alpha, self.beta, scale=self.scale, smooth_nr=self.smooth_nr, smooth_dr=self.smooth_dr
+            overlap, self.alpha, self.beta, scale=self.scale, smooth_nr=smooth_nr, smooth_dr=smooth_dr
         )
         return 1 - index, overlap.reference
+
+    def _smoothing_of(self, reference: Tensor) -> tuple[float | Tensor, float | Tensor]:
+        """ε₁ and ε₂ for counts (B, C): constants, or one value per class."""
+        if self.structure_volumes is None:
+            return self.smooth_nr, self.smooth_dr
+        volumes = self._follow("structure_volumes", reference)[-reference.shape[1] :].to(reference.dtype)
+        epsilon = structure_smoothing(volumes, self.alpha, scale=self.scale)
+        if self.batch:  # what is pooled grows with the items, so a batch of copies has the loss of one
+            epsilon = len(reference) * epsilon
+            epsilon = rank_sum(epsilon) if self.sync else epsilon
+        return epsilon, epsilon
+
+    def _check_channels(self, num_channels: int) -> None:
+        super()._check_channels(num_channels)
+        if self.structure_volumes is None:
+            return
+        expected, given = 2 if self.two_class else num_channels, len(self.structure_volumes)
+        # a background without a channel comes first and is not read
+        spare = not self.two_class and (self.of_structures() or num_channels == 1)
+        if given != expected and not (spare and given == expected + 1):
+            raise ValueError(
+                f"structure_volumes must have {expected} values, one per class and the background first, but has {given}; "
+                "count as many classes as the network has channels."
+            )
+
+
+def _read_volumes(smoothing: str | None, volumes: Sequence[float] | Tensor | None) -> Tensor | None:
+    """The checked volumes where the smoothing asks for them, (C,)."""
+    if smoothing is None:
+        return None
+    if smoothing != "structure_volume":
+        raise ValueError(f'smoothing must be None or "structure_volume", but is {smoothing!r}.')
+    if volumes is None:
+        raise ValueError(
+            'smoothing="structure_volume" needs structure_volumes, the mean volume of each class in voxels; '
+            "monai_surrogates.data.structure_volumes measures them."
+        )
+    try:
+        values = plain_tensor(torch.as_tensor(volumes, dtype=torch.float64)).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"structure_volumes must hold one volume per class, but is {volumes!r}.") from error
+    if values.ndim != 1 or not bool(values.isfinite().all()) or bool((values < 0).any()) or not bool(values.any()):
+        raise ValueError(
+            "structure_volumes must hold one volume per class, finite, none below 0 and not all of them 0, "
+            f"but is {values.tolist()}."
+        )
+    return values
 
 
 class SoftTverskyLoss(OverlapLoss):
     """Soft Tversky loss, per image and class: 1 − (I + ε₁)/(I + α(Σp − I) + β(Σy − I) + ε₂), I = ⟨p, y⟩.
 
     Chooses between false positives (α) and false negatives (β); α = β = ½ is Dice, α = β = 1 Jaccard, with MONAI's
-    TverskyLoss smoothing, which does not double the counts. An image (in training: a patch) without a class has the loss
-    αS/(αS + ε) there, with S = Σp: with the default ε it teaches almost nothing; ε of the size of a structure does.
+    TverskyLoss smoothing, which does not double the counts. On an image (in training: a patch) without a class the loss
+    of that class is αS/(αS + ε), S = Σp, and all that :class:`SoftDiceLoss` says of it holds.
 
     Args:
         alpha: weight of false positives, not below 0.
         beta: weight of false negatives, not below 0.
         squared_pred: squared volumes in place of volumes; needs α = β, or the best prediction would not be the reference.
-        smooth_nr: ε₁ in the numerator.
-        smooth_dr: ε₂ in the denominator.
+        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = α·v from ``structure_volumes``, the mean volume v of each class in
+            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
+        smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
 
@@ -90,23 +170,11 @@ class SoftTverskyLoss(OverlapLoss):
 
     scale = 1.0
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 0.5,
-        beta: float = 0.5,
-        squared_pred: bool = False,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        soft_label: bool = False,
-        **shared: Unpack[PerClassArguments],
-    ) -> None:
-        super().__init__(
-            squared_pred=squared_pred, smooth_nr=smooth_nr, smooth_dr=smooth_dr, soft_label=soft_label, **shared
-        )
+    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **arguments: Unpack[OverlapArguments]) -> None:
+        super().__init__(**arguments)
         if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
-        if squared_pred and alpha != beta:
+        if self.squared_pred and alpha != beta:
             raise ValueError(
                 f"squared_pred=True needs alpha = beta, but they are {alpha} and {beta}, for which a perfect prediction would "
                 "not be the best one; drop squared_pred."
@@ -117,13 +185,17 @@ class SoftTverskyLoss(OverlapLoss):
 class SoftDiceLoss(OverlapLoss):
     """Soft Dice loss, per image and class: 1 − (2⟨p, y⟩ + ε₁)/(Σp + Σy + ε₂).
 
-    For a mean per-image Dice as the target. An image (in training: a patch) without a class has the loss S/(S + ε) there, with
-    S = Σp: with the default ε it is almost 1 whatever the network does and its gradient is almost 0.
+    For a mean per-image Dice as the target. On an image (in training: a patch) without a class the loss of that class is
+    S/(S + ε), S = Σp, and its slope in every p is ε/(S + ε)²: with the default ε about 1 and 0, with ``smooth_nr=0`` 1 and 0,
+    so such a patch teaches nothing of the class. ``smoothing="structure_volume"`` makes it teach, ``classes="present"``
+    leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
 
     Args:
         squared_pred: Σp² + Σy² in the denominator (Milletari et al. 2016).
-        smooth_nr: ε₁ in the numerator.
-        smooth_dr: ε₂ in the denominator.
+        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = v from ``structure_volumes``, the mean volume v of each class in
+            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
+        smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
 
@@ -135,7 +207,8 @@ class SoftDiceLoss(OverlapLoss):
         ValueError: arguments that exclude each other, or values out of their range.
 
     References:
-        Bertels et al., Optimizing the Dice score and Jaccard index, MICCAI 2019 (arXiv 1911.01685).
+        Bertels et al., Optimizing the Dice score and Jaccard index, MICCAI 2019 (arXiv 1911.01685); Tilborghs et al., The Dice
+        loss in the context of missing or empty labels, MICCAI 2022 (arXiv 2207.09521).
 
     Examples:
         >>> import torch
@@ -143,6 +216,9 @@ class SoftDiceLoss(OverlapLoss):
         >>> y = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
         >>> SoftDiceLoss(smooth_nr=0, smooth_dr=0)(p, y)  # 11/37
         tensor(0.2973)
+        >>> nothing = torch.zeros_like(y)
+        >>> SoftDiceLoss()(p, nothing), SoftDiceLoss(smoothing="structure_volume", structure_volumes=[1.7])(p, nothing)
+        (tensor(1.0000), tensor(0.5000))
     """
 
     alpha = beta = 0.5
@@ -151,13 +227,16 @@ class SoftDiceLoss(OverlapLoss):
 class SoftJaccardLoss(OverlapLoss):
     """Soft Jaccard loss, per image and class: 1 − (2⟨p, y⟩ + ε₁)/(2(Σp + Σy − ⟨p, y⟩) + ε₂).
 
-    For a mean per-image IoU as the target; a Jaccard metric loss (soft labels allowed) with ``soft_label=True``. What
-    :class:`SoftDiceLoss` says of images without a class holds here as well.
+    For a mean per-image IoU as the target; a Jaccard metric loss (soft labels allowed) with ``soft_label=True``. On an
+    image (in training: a patch) without a class the loss of that class is 2S/(2S + ε), S = Σp, as MONAI's Jaccard smooths
+    doubled counts; all that :class:`SoftDiceLoss` says of it holds.
 
     Args:
         squared_pred: squared volumes in place of volumes.
-        smooth_nr: ε₁ in the numerator.
-        smooth_dr: ε₂ in the denominator.
+        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = 2v from ``structure_volumes``, the mean volume v of each class in
+            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
+        smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
 
@@ -169,7 +248,8 @@ class SoftJaccardLoss(OverlapLoss):
         ValueError: arguments that exclude each other, or values out of their range.
 
     References:
-        Bertels et al., MICCAI 2019 (arXiv 1911.01685); Wang et al., Jaccard Metric Losses, NeurIPS 2023 (arXiv 2302.05666).
+        Bertels et al., MICCAI 2019 (arXiv 1911.01685); Wang et al., Jaccard Metric Losses, NeurIPS 2023 (arXiv 2302.05666);
+        Tilborghs et al., MICCAI 2022 (arXiv 2207.09521).
 
     Examples:
         >>> import torch

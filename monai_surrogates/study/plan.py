@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_surrogates import data
 from monai_surrogates._version import __version__
-from monai_surrogates.losses import OBJECTIVES, loss_class
+from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
 
 MANIFEST = "study.json"
 LOCK = ".lock"
@@ -141,7 +141,7 @@ class Study:
 
         Args:
             out: output folder: new, empty, or of the same study, which is then resumed.
-            objectives: names from :data:`monai_surrogates.losses.OBJECTIVES`.
+            objectives: names from :data:`monai_surrogates.losses.OBJECTIVES` or ``SCHEDULES``.
             settings: what the objectives share.
             data_dir: a Decathlon folder; None for the embedded task.
             progress: show a bar while the data is checked.
@@ -175,9 +175,9 @@ class Study:
 
     def with_earlier_objectives(self) -> Study:
         """The same study with the objectives that its folder has finished already, in the table's order."""
-        everything = replace(self, objectives=tuple(OBJECTIVES))
+        everything = replace(self, objectives=(*OBJECTIVES, *SCHEDULES))
         done = {cell.objective for cell in everything.cells if not cell.todo()}
-        earlier = [name for name in OBJECTIVES if name in done and name not in self.objectives]
+        earlier = [name for name in everything.objectives if name in done and name not in self.objectives]
         return replace(self, objectives=(*self.objectives, *earlier))
 
     def manifest(self) -> dict[str, Any]:

@@ -22,12 +22,16 @@ def as_arguments(**overrides: Any) -> list[str]:
     return [word for name, value in overrides.items() for word in (f"--{name}", str(value).replace(" ", ""))]
 
 
+def environment() -> dict[str, str]:
+    """What a process of a run finds in its environment."""
+    found = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    return {**found, "OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
+
+
 def run_bundle(cwd: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs ``python -m monai.bundle run ...`` in the folder cwd; with check, a failure shows the end of its log."""
     command = [sys.executable, "-m", "monai.bundle", "run", *map(str, args)]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    environment["OMP_NUM_THREADS"] = "1"  # as in this process, see conftest.py
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     if check:
         shown = f"{' '.join(command)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
         assert done.returncode == 0, f"exit code {done.returncode} of {shown}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from monai_surrogates.data import write_synthetic_task
 from tests.bundle.runs import SMALL, as_arguments, logged, run_workflow
@@ -47,3 +48,18 @@ def test_two_processes_score_as_one(
     for name in ("val_dice", "val_iou", "val_dice/defined"):
         assert logged(name, log) == [pytest.approx(alone[name], abs=5e-5)]
     assert ("val_dice: dropped 1 repeats among 2 images" in log) == (validating == 1)
+
+
+@pytest.mark.slow
+def test_two_processes_follow_a_schedule_and_resume_in_it(new_bundle: Callable[[], Path], task: Path) -> None:
+    settings = {**SMALL, "dataset_dir": task, "objective": "cross_entropy_to_soft_dice", "val_interval": 5}
+    settings |= {"loss#switch_epoch": 2, "loss#ramp": 1, "lr_scheduler#T_max": 3}
+    whole, stopped = new_bundle(), new_bundle()
+    log = torchrun(whole, epochs=3, **settings)
+    assert log.count("trains cross_entropy 0.5, soft_dice 0.5.") == 1  # rank 0 alone says it
+    torchrun(stopped, epochs=2, **settings)
+    rest = torchrun(stopped, epochs=3, resume=True, **settings)
+    assert "after 2 epochs." in rest
+    assert logged("train_loss", rest) == logged("train_loss", log)[-len(logged("train_loss", rest)) :]
+    networks = [torch.load(root / "models" / "last.pt", weights_only=True)["model"] for root in (whole, stopped)]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])

@@ -15,9 +15,22 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 
 import monai_surrogates
 from monai_surrogates.data import read_task
-from monai_surrogates.losses import OBJECTIVES, loss_class
+from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
 from tests.bundle.runs import PATCH, SMALL, open_workflow
 
+CONTEXT = {
+    "class_counts": [90, 10],
+    "class_weighting": "median_frequency",
+    "structure_volumes": [45.0, 10.0],
+    "smoothing": "structure_volume",
+}
+CONTEXT_OF = {
+    "weighted_cross_entropy": {"class_counts", "class_weighting"},
+    "soft_dice": {"structure_volumes", "smoothing"},
+    "soft_jaccard": {"structure_volumes", "smoothing"},
+    "cross_entropy_to_soft_dice": {"structure_volumes", "smoothing"},
+    "cross_entropy_to_soft_jaccard": {"structure_volumes", "smoothing"},
+}
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 WORKFLOWS = {
     "train": (("train",), "train"),
@@ -103,10 +116,10 @@ def test_images_that_train_choose_and_score_are_disjoint_and_complete(bundle: Pa
 
 def test_one_overlay_per_objective_and_none_beside(shipped: Path) -> None:
     stems = {file.stem for file in (shipped / "configs").glob("*.yaml")}
-    assert stems - {"train", "evaluate", "inference", "multi_gpu_train"} == {*OBJECTIVES}
+    assert stems - {"train", "evaluate", "inference", "multi_gpu_train", "schedule"} == {*OBJECTIVES, *SCHEDULES}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
 def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path) -> None:
     overlay = yaml.safe_load((shipped / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
     trained = yaml.safe_load((shipped / "configs" / "train.yaml").read_text(encoding="utf-8"))
@@ -116,16 +129,15 @@ def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path
     assert locate(target) is loss_class(name)
     del trained["loss"]["_target_"]
     assert overlay["loss"] == {key: trained["loss"][key] for key in overlay["loss"]}
-    assert {*trained["loss"]} - {*overlay["loss"]} <= {
-        "class_counts"
-    }  # the one argument that one objective alone reads
+    # an overlay leaves out the context, and the choices, that its objective does not read
+    assert {*trained["loss"]} - {*overlay["loss"]} == {*CONTEXT} - CONTEXT_OF.get(name, set())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
 def test_overlay_builds_its_loss_without_the_configs_imports(name: str, shipped: Path) -> None:
     parser = ConfigParser()
     parser.read_config(str(shipped / "configs" / f"{name}.yaml"))
-    parser["class_counts"] = [90, 10]
+    parser.update({key: value for key, value in CONTEXT.items() if key in CONTEXT_OF.get(name, ())})
     assert type(parser.get_parsed_content("loss")) is loss_class(name)
 
 
@@ -216,3 +228,47 @@ def test_unknown_objective_stops_before_any_data_is_read(bundle: Path, tmp_path:
         open_workflow(bundle, "train", dataset_dir=str(tmp_path / "absent"), objective="soft_dise")
     with pytest.raises(ValueError, match=r"objective must be one of .*soft_dice.* 'soft_dise'.*mean 'soft_dice'"):
         raise failure.value.__cause__ or failure.value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        ({"objective": "weighted_cross_entropy", "class_counts": [90, 10, 5]}, "class_counts must have 2 values"),
+        (
+            {"smoothing": "structure_volume", "structure_volumes": [45.0, 10.0, 3.0]},
+            "structure_volumes must have 2 values, one per class and the background first, but has 3",
+        ),
+        (
+            {"smoothing": "structure_volume", "structure_volumes": [45.0, -1.0]},
+            "structure_volumes must hold one volume",
+        ),
+        ({"smoothing": "volume"}, 'smoothing must be None or "structure_volume"'),
+        ({"class_weighting": "median"}, "class_weighting must be one of inverse_frequency"),
+        ({"loss#weight": [1.0, 2.0, 3.0]}, "weight must have 2 values"),
+        (
+            {
+                "objective": "cross_entropy_to_soft_dice",
+                "smoothing": "structure_volume",
+                "structure_volumes": [45.0, 10.0, 3.0],
+            },
+            "structure_volumes must have 2 values, one per class and the background first, but has 3",
+        ),
+    ],
+)
+def test_context_that_cannot_be_stops_before_training(
+    overrides: dict[str, Any], match: str, bundle: Path, task: Path
+) -> None:
+    with pytest.raises(RuntimeError) as failure:
+        open_workflow(bundle, "train", dataset_dir=str(task), **overrides, **SMALL)
+    cause = failure.value.__cause__ or failure.value
+    while not isinstance(cause, ValueError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    with pytest.raises(ValueError, match=match):
+        raise cause
+    assert not (bundle / "models").exists()
+
+
+def test_a_loss_of_another_package_passes_the_check(bundle: Path, task: Path) -> None:
+    loss = {"_target_": "DiceLoss", "softmax": True, "to_onehot_y": True}
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), loss=loss, **SMALL)
+    assert type(workflow.parser.get_parsed_content("loss")).__module__.startswith("monai.losses")

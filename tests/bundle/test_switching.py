@@ -19,6 +19,7 @@ from torch import nn
 from monai_surrogates.data import split
 from monai_surrogates.losses import (
     OBJECTIVES,
+    SCHEDULES,
     LovaszSoftmaxLoss,
     PlainCELoss,
     SoftDiceLoss,
@@ -181,7 +182,7 @@ def test_unknown_objective_is_one_clear_message_and_leaves_nothing_behind(bundle
     done = run_bundle(bundle, *TRAIN, "--dataset_dir", str(task), "--objective", "lovasz_sofmax", check=False)
     assert done.returncode != 0
     assert (
-        f"ValueError: objective must be one of {', '.join(OBJECTIVES)}, but is 'lovasz_sofmax'. "
+        f"ValueError: objective must be one of {', '.join([*OBJECTIVES, *SCHEDULES])}, but is 'lovasz_sofmax'. "
         "Did you mean 'lovasz_softmax'?"
     ) in done.stderr
     assert {path.name for path in bundle.iterdir()} == {"configs", "docs", "LICENSE"}

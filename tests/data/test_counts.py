@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_surrogates.data import DataError, class_counts, counts
+from monai_surrogates.data import DataError, class_counts, counts, structure_volumes
 
 
 def write(path: Path, voxels: np.ndarray) -> dict[str, str]:
@@ -163,3 +163,66 @@ def test_empty_lists_and_class_numbers_are_refused(items):
 def test_a_missing_label_map_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere.nii.gz: expected a label map, found \(No such file"):
         class_counts([{"label": tmp_path / "nowhere.nii.gz"}], 2)
+
+
+# mean volumes
+
+
+@pytest.fixture
+def lesions(tmp_path) -> list[dict[str, str]]:
+    """Three images of 60 voxels: class 1 has 6, 12 and no voxels, class 2 has 0, 1 and 0, class 3 none at all."""
+    volumes = [{1: 6}, {1: 12, 2: 1}, {}]
+    written = []
+    for number, of_class in enumerate(volumes):
+        voxels = np.zeros(60, np.uint8)
+        labels = [label for label, count in of_class.items() for _ in range(count)]
+        voxels[: len(labels)] = labels
+        written.append(write(tmp_path / f"lesion{number}.nii.gz", voxels.reshape(3, 4, 5)))
+    return written
+
+
+def test_a_volume_is_the_mean_over_the_images_that_hold_the_structure(lesions):
+    assert structure_volumes(lesions, 4, progress=False) == [(54 + 47 + 60) / 3, (6 + 12) / 2, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "background", "lesion"),
+    [
+        ([3, 4, 5], 161 / 3, 9.0),
+        ((2, 5, 1), 10.0, 8.0),
+        (2, 8.0, 7.0),
+        ([2, 5, -1], 161 / 3, 9.0),
+        (None, 161 / 3, 9.0),
+    ],
+    ids=str,
+)
+def test_a_patch_holds_no_more_of_a_structure_than_its_voxels(lesions, patch_size, background, lesion):
+    assert structure_volumes(lesions, 4, patch_size=patch_size)[:2] == [background, lesion]
+
+
+@pytest.mark.parametrize("patch_size", ["64", [4.0, 4.0, 4.0], [None, 3]], ids=str)
+def test_an_impossible_patch_size_is_named(lesions, patch_size):
+    with pytest.raises(DataError, match=r"patch_size: expected whole numbers, one per axis, found .*; give the size"):
+        structure_volumes(lesions, 4, patch_size=patch_size)
+
+
+def test_voxels_to_ignore_belong_to_no_structure(lesions):
+    assert structure_volumes(lesions, 4, ignore_index=1) == [161 / 3, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("order", [(class_counts, structure_volumes), (structure_volumes, class_counts)])
+def test_counts_and_volumes_come_from_one_pass(tmp_path, lesions, monkeypatch, order):
+    expected = [function(lesions, 4) for function in order]
+    opened, count = [], counts._count_image
+    monkeypatch.setattr(counts, "_count_image", lambda *arguments: opened.append(arguments) or count(*arguments))
+    assert [function(lesions, 4, cache=tmp_path / "counts.json") for function in order] == expected
+    assert len(opened) == len(lesions)
+
+
+@pytest.mark.parametrize("wrong", [{"items": []}, {"num_classes": 2}], ids=str)
+def test_volumes_refuse_what_counts_refuse(lesions, wrong):
+    with pytest.raises(DataError) as of_counts:
+        class_counts(**{"items": lesions, "num_classes": 4, **wrong})
+    with pytest.raises(DataError) as of_volumes:
+        structure_volumes(**{"items": lesions, "num_classes": 4, **wrong})
+    assert str(of_volumes.value) == str(of_counts.value)

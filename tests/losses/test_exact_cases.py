@@ -113,3 +113,83 @@ def test_impossible_methods_are_refused(arguments):
         LovaszSoftmaxLoss(**arguments)
     with pytest.raises(ValueError, match=r"which hinge errors are not"):
         LovaszHingeLoss(method="bins")
+
+
+# items without a class, S = Σp: arXiv 2207.09521 and its closed forms
+
+EMPTY_P = [Fraction(1, 2), Fraction(1, 4), Fraction(1, 8), Fraction(1, 8)]  # S = 1
+VOLUME = Fraction(5, 2)
+BY_VOLUME = {"smoothing": "structure_volume", "structure_volumes": [float(VOLUME)]}
+MEMBERS = {
+    "Dice": (SoftDiceLoss, {}),
+    "Jaccard": (SoftJaccardLoss, {}),
+    "Tversky, Dice's": (SoftTverskyLoss, {}),
+    "Tversky, Jaccard's": (SoftTverskyLoss, {"alpha": 1, "beta": 1}),
+    "Tversky, misses": (SoftTverskyLoss, {"alpha": 0.25, "beta": 0.75}),
+}
+every_member = pytest.mark.parametrize(("cls", "own"), MEMBERS.values(), ids=MEMBERS)
+
+
+def empty_item(items=1):
+    p = torch.tensor([float(p) for p in EMPTY_P], dtype=torch.float64).expand(items, 1, 4).clone()
+    return p.requires_grad_(), torch.zeros(items, 1, 4)
+
+
+def loss_and_slope(loss, items=1):
+    """The loss of empty items, and its slope in every probability, which is the same in all."""
+    p, y = empty_item(items)
+    value = loss(p, y)
+    (slope,) = torch.autograd.grad(value, p)
+    assert torch.equal(slope, slope[:1, :, :1].expand_as(slope))
+    return value.item(), slope[0, 0, 0].item()
+
+
+@pytest.mark.parametrize("epsilon", [Fraction(5, 2), Fraction(1, 1000)], ids=str)
+@pytest.mark.parametrize(("cls", "doubled"), [(SoftDiceLoss, 1), (SoftJaccardLoss, 2)])
+def test_empty_item_smoothed_by_a_constant(cls, doubled, epsilon):
+    total = sum(EMPTY_P)  # MONAI's Jaccard smooths doubled counts: 2ε there
+    mine = loss_and_slope(cls(smooth_nr=float(doubled * epsilon), smooth_dr=float(doubled * epsilon)))
+    expected = total / (total + epsilon), epsilon / (total + epsilon) ** 2
+    assert mine == pytest.approx([float(e) for e in expected], abs=1e-12)
+
+
+@every_member
+def test_empty_item_smoothed_by_the_structure_s_volume(cls, own):
+    total = sum(EMPTY_P)
+    expected = total / (total + VOLUME), VOLUME / (total + VOLUME) ** 2  # 2/7 and 10/49
+    assert loss_and_slope(cls(**own, **BY_VOLUME)) == pytest.approx([float(e) for e in expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss])
+def test_empty_item_smoothed_below_alone_is_lost(cls):
+    assert loss_and_slope(cls(smooth_nr=0, smooth_dr=1e-5)) == (1, 0)
+    assert loss_and_slope(cls(classes="present", **BY_VOLUME)) == (0, 0)
+
+
+def test_false_positives_that_cost_nothing_cost_nothing_here_either():
+    assert loss_and_slope(SoftTverskyLoss(alpha=0, beta=1, **BY_VOLUME)) == (0, 0)
+
+
+def test_squared_empty_item():
+    p, y = empty_item()
+    total = sum(p * p for p in EMPTY_P)
+    loss = SoftDiceLoss(squared_pred=True, **BY_VOLUME)(p, y)
+    assert loss.item() == pytest.approx(float(total / (total + VOLUME)), abs=1e-12)
+
+
+@every_member
+def test_a_batch_of_copies_has_the_loss_of_one_also_when_pooled(cls, own):
+    alone, _ = loss_and_slope(cls(**own, **BY_VOLUME))
+    pooled, slope = loss_and_slope(cls(**own, **BY_VOLUME, batch=True), items=3)
+    assert pooled == pytest.approx(alone, abs=1e-12)
+    total = 3 * sum(EMPTY_P)
+    assert slope == pytest.approx(float(3 * VOLUME / (total + 3 * VOLUME) ** 2), abs=1e-12)
+
+
+@pytest.mark.parametrize(("cls", "expected"), [(SoftDiceLoss, "11/57"), (SoftJaccardLoss, "1/4")])
+def test_one_structure_of_four_voxels_smoothed_by_its_volume(cls, expected):
+    # I = 1.3, Σp = 1.7, Σy = v = 2: 1 − (2.6 + 2)/(3.7 + 2) and 1 − (2.6 + 4)/(4.8 + 4)
+    p = torch.tensor([0.9, 0.4, 0.3, 0.1], dtype=torch.float64).view(1, 1, 2, 2)
+    y = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2)
+    loss = cls(smoothing="structure_volume", structure_volumes=[2])
+    assert loss(p, y).item() == pytest.approx(float(Fraction(expected)), abs=1e-12)

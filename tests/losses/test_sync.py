@@ -15,12 +15,24 @@ LABELS = {**VOXELS, "batch": True}
 MASKS = {"sigmoid": True, "ignore_index": 9, "batch": True}  # of structures that overlap
 WEIGHTS = {"weight": [1.0, 2.0, 3.0]}
 COUNTS = {"class_counts": [700, 200, 100]}
+VOLUMES = {"smoothing": "structure_volume", "structure_volumes": [9.0, 4.0, 3.0]}
+
+
+class ScheduledLossInARamp(losses.ScheduledLoss):
+    """A third of the next objective."""
+
+    def __init__(self, **arguments):
+        super().__init__(ramp=2, **arguments)
+        self.set_epoch(1)
+
+
 CASES = {
     "SoftDice": (losses.SoftDiceLoss, LABELS),
     "SoftDice, squared and weighted": (losses.SoftDiceLoss, {**LABELS, **WEIGHTS, "squared_pred": True}),
     "SoftDice, masks": (losses.SoftDiceLoss, MASKS),
     "SoftJaccard, present": (losses.SoftJaccardLoss, {**LABELS, "classes": "present"}),
     "SoftJaccard, masks and present": (losses.SoftJaccardLoss, {**MASKS, "classes": "present"}),
+    "SoftJaccard, by volume": (losses.SoftJaccardLoss, {**LABELS, **VOLUMES}),
     "SoftTversky": (losses.SoftTverskyLoss, {**LABELS, "alpha": 0.3, "beta": 0.7}),
     "LovaszSoftmax": (losses.LovaszSoftmaxLoss, LABELS),
     "LovaszSoftmax, all classes": (losses.LovaszSoftmaxLoss, {**LABELS, "classes": "all"}),
@@ -37,6 +49,14 @@ CASES = {
     "SoftDiceCE": (losses.SoftDiceCELoss, {**LABELS, **WEIGHTS}),
     "SoftDiceCE, masks": (losses.SoftDiceCELoss, {**MASKS, **WEIGHTS}),
     "LovaszSoftmaxCE, sum": (losses.LovaszSoftmaxCELoss, {**LABELS, "reduction": "sum"}),
+    "Scheduled, in a ramp": (
+        ScheduledLossInARamp,
+        {**LABELS, **WEIGHTS, "objectives": {0: "cross_entropy", 1: "lovasz_softmax"}},
+    ),
+    "Scheduled, in a ramp, by volume": (
+        ScheduledLossInARamp,
+        {**LABELS, **COUNTS, **VOLUMES, "objectives": {0: "weighted_cross_entropy", 1: "soft_jaccard"}},
+    ),
 }
 ITEMS = {2: (1, 3), 3: (2, 1, 2)}  # images per rank: uneven
 

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from torch import nn
+
+from monai_surrogates.losses import ScheduledLoss
+
+logger = logging.getLogger(__name__)
+
+
+class ObjectiveSchedule:
+    """Tells a ScheduledLoss the epoch, and the logs which objective is trained with which weight.
+
+    Whatever the loss, it may be listed: other losses it leaves alone. A ScheduledLoss inside another loss (MONAI's
+    DeepSupervisionLoss, a compiled one) is found.
+
+    Before each epoch the weights go into ``engine.state.metrics``, as ``objective/cross_entropy`` and the like, where MONAI's
+    StatsHandler, TensorBoardStatsHandler and MLflowHandler and Ignite's loggers read them; the log says when they change.
+    The epoch comes from the engine, so a training that resumes goes on in the middle of its schedule.
+
+    Args:
+        loss_function: the loss; by default that of the engine, as MONAI's trainers have one.
+        name: what the weights are called in ``engine.state.metrics``.
+
+    Raises:
+        ValueError: when training starts: no loss given, and the engine has none; or a schedule that depends on the length of a
+            training whose engine has no ``max_epochs``.
+
+    Examples:
+        >>> import torch
+        >>> from ignite.engine import Engine
+        >>> from monai_surrogates.losses import ScheduledLoss
+        >>> loss = ScheduledLoss({0: "cross_entropy", 1: "soft_dice"}, softmax=True, to_onehot_y=True)
+        >>> trainer = Engine(lambda engine, batch: loss(*batch).item())
+        >>> ObjectiveSchedule(loss).attach(trainer)
+        >>> state = trainer.run([(torch.zeros(1, 2, 4), torch.tensor([[[0, 1, 0, 1]]]))], max_epochs=2)
+        >>> state.metrics
+        {'objective/cross_entropy': 0.0, 'objective/soft_dice': 1.0}
+    """
+
+    def __init__(self, loss_function: Any = None, name: str = "objective") -> None:
+        self.loss_function, self.name = loss_function, name
+        self._said: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Follow an engine's epochs.
+
+        Args:
+            engine: a MONAI trainer or a bare Ignite engine.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+
+    def started(self, engine: Engine) -> None:
+        """Tell the length of the training, and warn of objectives that it will not reach."""
+        self._said = {}
+        for loss in self._schedules(engine):
+            if engine.state.max_epochs is not None:
+                self._tell_length(engine, loss)
+
+    def epoch_started(self, engine: Engine) -> None:
+        """Tell the number of completed epochs; Ignite counts the one that begins."""
+        weights: dict[str, float] = {}
+        for loss in self._schedules(engine):
+            loss.set_epoch(engine.state.epoch - 1)
+            weights |= loss.weights_at(loss.epoch)
+        engine.state.metrics.update({f"{self.name}/{name}": weight for name, weight in weights.items()})
+        if weights != self._said and idist.get_rank() == 0:
+            active = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items() if weight > 0)
+            logger.info("Epoch %d trains %s.", engine.state.epoch, active)
+        self._said = weights
+
+    def _schedules(self, engine: Engine) -> list[ScheduledLoss]:
+        # MONAI's trainers get their loss after their handlers, so it is looked up when it is needed.
+        loss = getattr(engine, "loss_function", None) if self.loss_function is None else self.loss_function
+        if loss is None:
+            raise ValueError(
+                f"loss_function must be given to ObjectiveSchedule where the engine has none, but {type(engine).__name__} has "
+                "none; write ObjectiveSchedule(loss)."
+            )
+        modules = loss.modules() if isinstance(loss, nn.Module) else []
+        return [module for module in modules if isinstance(module, ScheduledLoss)]
+
+    def _tell_length(self, engine: Engine, loss: ScheduledLoss) -> None:
+        epochs = engine.state.max_epochs
+        if engine.state.epoch == 0 or not loss.is_known:  # a training that resumes keeps the switch of its state
+            loss.set_length(epochs)
+        beyond = [f"{name} ({start})" for start, name in zip(loss.starts, loss.names, strict=True) if start >= epochs]
+        if beyond:
+            warnings.warn(
+                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because max_epochs is {epochs}; "
+                "train longer, or begin earlier.",
+                stacklevel=2,
+            )
+        elif loss.starts[-1] > 0 and loss.starts[-1] + loss.ramp >= epochs:
+            warnings.warn(
+                f"{type(loss).__name__} does not complete its ramp to {loss.names[-1]}, epochs {loss.starts[-1]} to "
+                f"{loss.starts[-1] + loss.ramp}, because max_epochs is {epochs}; train longer, or shorten the ramp.",
+                stacklevel=2,
+            )

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.utils import manual_seed
+from monai.data.utils import set_rnd
+from monai.handlers import CheckpointSaver
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+logger = logging.getLogger(__name__)
+
+BEST = ("best_metric", "best_metric_epoch")  # what MONAI's engines remember of their key metric
+OWN = frozenset({"trainer", "scaler", "best", "seed"})  # what the file holds beside the objects
+EPOCH_STRIDE = 1_000_003  # between the seeds of two epochs, so that no rank gets those of another
+
+
+class ResumableTraining:
+    """Saves a whole training after each epoch, so that one that was killed goes on as if nothing had happened.
+
+    The file holds the state of the engine, of AMP's gradient scaler, and of all objects given; it is written in one step,
+    so a kill leaves the old file or the new one. Every epoch begins with random numbers of its own, seeded from the seed of
+    the training (``monai.utils.set_determinism``) and the number of the epoch, the random transforms of the engine's
+    data set included; so a resumed epoch draws what the uninterrupted one would have drawn. This holds for any
+    ``num_workers``, as long as it stays the same, but not for ``persistent_workers=True``, whose transforms cannot be
+    reached. Kernels that are not deterministic make a difference of their own.
+
+    MONAI's CheckpointLoader reads the file too: a state under each object's name, and ``trainer``.
+
+    Args:
+        path: the file; rank 0 writes it.
+        objects: name to object: network, optimizer, scheduler, loss. Of another engine (the evaluator) the best score is kept,
+            of MONAI's CheckpointSaver the scores of the files that it keeps. What has no state, such as a function or None,
+            is left out.
+        resume: go on from the file; without one, a warning says that the training starts from the beginning.
+        interval: epochs between two saves.
+
+    Raises:
+        TypeError: ``resume`` is neither True nor False.
+        ValueError: when training starts: the file lacks an object, or is of other epochs: of more than ``max_epochs``, or with
+            another number of iterations.
+
+    Examples:
+        >>> import tempfile, torch
+        >>> from ignite.engine import Engine, Events
+        >>> network = torch.nn.Linear(1, 1)
+        >>> path = tempfile.mkdtemp() + "/last.pt"
+        >>> for resume, max_epochs in ((False, 2), (True, 5)):
+        ...     trainer = Engine(lambda engine, batch: None)
+        ...     ResumableTraining(path, {"model": network}, resume=resume).attach(trainer)
+        ...     first = []
+        ...     _ = trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: first.append(engine.state.epoch))
+        ...     _ = trainer.run([0, 1], max_epochs=max_epochs)
+        ...     print(first)
+        [1, 2]
+        [3, 4, 5]
+    """
+
+    def __init__(
+        self, path: str | PathLike[str], objects: Mapping[str, Any], resume: bool = False, interval: int = 1
+    ) -> None:
+        taken = sorted(OWN & objects.keys())
+        if taken:
+            raise ValueError(f"objects must not hold {', '.join(taken)}, a name of the file's own; rename it.")
+        if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
+            raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, an epoch, but is {interval}.")
+        self.path, self.resume, self.interval = Path(path), resume, interval
+        self.objects = dict(objects)
+        self._seed = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Save and resume an engine's epochs.
+
+        Args:
+            engine: a MONAI trainer or a bare Ignite engine.
+        """
+        engine.add_event_handler(Events.STARTED, self.started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
+
+    def started(self, engine: Engine) -> None:
+        """Load the file, if asked. The handler that saves is added here, so that it comes after all others."""
+        self._seed = _seed_of_first_rank()
+        if self.resume and self.path.is_file():
+            self.load(engine)
+        elif self.resume:
+            warnings.warn(
+                f"resume=True, but there is no {self.path}: the training starts from the beginning.", stacklevel=2
+            )
+        if not engine.has_event_handler(self.epoch_completed, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
+
+    def epoch_started(self, engine: Engine) -> None:
+        """Give the epoch random numbers of its own."""
+        seed = (self._seed + idist.get_rank() + EPOCH_STRIDE * engine.state.epoch) % 2**32
+        manual_seed(seed)
+        set_rnd(getattr(engine.state.dataloader, "dataset", None), seed)
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Save, if it is time."""
+        last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs
+        if idist.get_rank() == 0 and (last or engine.state.epoch % self.interval == 0):
+            self.save(engine)
+
+    def save(self, engine: Engine) -> None:
+        """Write the file."""
+        state = {name: item.state_dict() for name, item in self._items(engine).items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}")
+        torch.save({**state, "trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}, temporary)
+        temporary.replace(self.path)
+
+    def load(self, engine: Engine) -> None:
+        """Put the engine and all objects into the state of the file."""
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        items, trainer = self._items(engine), state["trainer"]
+        missing = sorted(items.keys() - state.keys())
+        if missing:
+            raise ValueError(
+                f"{self.path} must hold {', '.join(items)}, but lacks {', '.join(missing)}; resume the training that wrote it."
+            )
+        epochs, length, found = engine.state.max_epochs, engine.state.epoch_length, trainer["epoch_length"]
+        if length is not None and found != length:
+            raise ValueError(
+                f"{self.path} must be of epochs with {length} iterations, as there are now, but is of {found}; "
+                "resume with the same data, batch size and number of processes."
+            )
+        completed = trainer["iteration"] // found
+        if epochs is not None and completed > epochs:
+            raise ValueError(
+                f"{self.path} must be of no more than max_epochs={epochs}, but is of {completed} epochs; raise max_epochs."
+            )
+        engine.load_state_dict(trainer)
+        engine.state.max_epochs = epochs
+        _set_best(engine, state["best"])
+        for name, item in items.items():
+            item.load_state_dict(state[name])
+        self._seed = state["seed"]
+        logger.info("Resumed from %s after %d epochs.", self.path, completed)
+
+    def _items(self, engine: Engine) -> dict[str, Any]:
+        items = {name: _with_state(item) for name, item in self.objects.items()}
+        items["scaler"] = getattr(engine, "scaler", None)
+        return {name: item for name, item in items.items() if hasattr(item, "state_dict")}
+
+
+class _BestOf:
+    """The best score of an engine, as an object with a state."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def state_dict(self) -> dict[str, float]:
+        return _best(self.engine)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        _set_best(self.engine, state)
+
+
+def _with_state(item: Any) -> Any:
+    """What holds the state of an object."""
+    if isinstance(item, DistributedDataParallel | DataParallel):
+        return item.module
+    if isinstance(item, CheckpointSaver):  # it can load the state of this, but has no way to give it
+        return item._key_metric_checkpoint
+    return _BestOf(item) if isinstance(item, Engine) else item
+
+
+def _best(engine: Engine) -> dict[str, float]:
+    return {name: float(getattr(engine.state, name)) for name in BEST if hasattr(engine.state, name)}
+
+
+def _set_best(engine: Engine, best: Mapping[str, float]) -> None:
+    for name, value in best.items():
+        setattr(engine.state, name, int(value) if name.endswith("epoch") else value)
+
+
+def _seed_of_first_rank() -> int:
+    seed = torch.tensor(torch.initial_seed() % 2**32, device=idist.device() if idist.get_world_size() > 1 else None)
+    return int(idist.broadcast(seed, src=0)) if idist.get_world_size() > 1 else int(seed)

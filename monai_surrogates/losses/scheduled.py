@@ -1,0 +1,364 @@
+"""Objectives by epoch: one loss first, another later."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
+
+from monai_surrogates.losses.base import PerClassLoss, SurrogateLoss, accepted_arguments, warn_of_foreign, warn_user
+from monai_surrogates.losses.compound import SurrogateCELoss, named_entry
+from monai_surrogates.losses.cross_entropy import PlainCELoss
+from monai_surrogates.losses.objectives import OBJECTIVES
+
+Objective = str | nn.Module
+ACTIVATIONS = ("softmax", "sigmoid", "other_act")
+CONTEXT = ("class_counts", "class_weighting", "structure_volumes")  # no loss warns of it
+
+
+class ScheduledLoss(_Loss):
+    """One objective first, another later: (1 − w)·previous + w·next, w = min(1, (e − k + 1)/(ramp + 1)) from epoch k on.
+
+    e is the number of completed epochs, so that key k means: after k epochs. Ignite counts from 1: the objective of key 50
+    begins in Ignite's epoch 51. With ``ramp=0`` it takes over at once. With ``ramp=5`` five epochs mix the two, with
+    w = 1/6 ... 5/6, and from k + 5 on it stands alone. An objective without weight is not computed.
+
+    :class:`~monai_surrogates.handlers.ObjectiveSchedule` tells the epoch in an Ignite or MONAI engine; a loop of your own calls
+    :meth:`set_epoch` at the start of each epoch. Until then the first objective holds. In validation the loss is
+    that of the epoch, so that its values before and after a switch do not compare.
+
+    The epoch is part of ``state_dict``. Every rank of a process group is at the same epoch, so gradients under
+    DistributedDataParallel are as right as those of the objectives; ``sync=True`` reaches each of them.
+
+    Args:
+        objectives: epoch to objective. Epochs are whole numbers or, as in JSON, strings of digits; one of them is 0.
+            An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
+        ramp: epochs of each transition.
+        reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
+        **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.base.PerClassArguments`. Each
+            objective gets those that it knows: ``smoothing`` and ``structure_volumes`` reach soft Dice and soft Jaccard,
+            ``class_counts`` and ``class_weighting`` weighted cross-entropy. Cross-entropy counts all classes whatever
+            ``include_background`` says, as in :class:`~monai_surrogates.losses.SurrogateCELoss`.
+
+    Returns:
+        The module's call gives a scalar. Inputs and targets are those of the objectives, (B, C, spatial...) and
+        (B, 1, spatial...) or (B, C, spatial...).
+
+    Raises:
+        TypeError: an argument that no loss knows, or an objective that is neither a name nor a loss.
+        ValueError: an unknown name, epochs that are no epochs, double, or without 0, a ramp longer than its objective's
+            interval, or named objectives of logits and of probabilities without an activation.
+
+    References:
+        Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), and Eelbode et al., Optimization for medical image
+        segmentation: theory and practice when evaluating with Dice score or Jaccard index, IEEE TMI 2020 (arXiv
+        2010.13499): cross-entropy first, then the surrogate of the score.
+
+    Examples:
+        >>> import torch
+        >>> schedule = {0: "cross_entropy", 50: "lovasz_softmax"}
+        >>> loss = ScheduledLoss(schedule, ramp=3, softmax=True, to_onehot_y=True)
+        >>> loss.set_epoch(50)
+        >>> loss.weights_at(50)
+        {'cross_entropy': 0.75, 'lovasz_softmax': 0.25}
+        >>> loss(torch.zeros(1, 2, 4), torch.tensor([[[0, 1, 0, 1]]]))  # 3/4·ln 2 + 1/4·1/2
+        tensor(0.6449)
+    """
+
+    def __init__(
+        self, objectives: Mapping[int | str, Objective], *, ramp: int = 0, reduction: str = "mean", **shared: Any
+    ) -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f'reduction must be "mean" or "sum" for a schedule of losses, but is {reduction!r}.')
+        super().__init__(reduction=reduction)
+        schedule = _sorted_by_epoch(objectives)
+        if isinstance(ramp, bool) or not isinstance(ramp, int) or ramp < 0:
+            raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
+        self.ramp = ramp
+        self.starts, self.names = list(schedule), _names(schedule.values())
+        self._check_ramp()
+        named = list(dict.fromkeys(entry for entry in schedule.values() if isinstance(entry, str)))
+        parts: dict[str, nn.Module] = {**_build(type(self).__name__, named, reduction, shared)}
+        parts |= {n: loss for n, loss in zip(self.names, schedule.values(), strict=True) if isinstance(loss, nn.Module)}
+        _check_reductions(parts, reduction)
+        self.parts = nn.ModuleDict(parts)
+        self._told, self._checked = False, False
+        self._stand_at(0)
+
+    @property
+    def epoch(self) -> int:
+        """The number of completed epochs that the loss was told last."""
+        return self._epoch
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known when each objective begins."""
+        return True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell how many epochs are completed: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
+
+        Raises:
+            ValueError: a negative epoch, or one whose objective depends on :meth:`set_length`.
+        """
+        self._stand_at(epoch)
+        self._told = True
+
+    def set_length(self, max_epochs: int) -> None:
+        """Tell how many epochs the training will have; a schedule with epochs of its own does not depend on it."""
+
+    def weights_at(self, epoch: int) -> dict[str, float]:
+        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1."""
+        if epoch < 0:
+            raise ValueError(f"epoch must be the number of completed epochs, from 0 on, but is {epoch}.")
+        place = bisect_right(self.starts, epoch) - 1
+        share = min(1.0, (epoch - self.starts[place] + 1) / (self.ramp + 1)) if place else 1.0
+        weights = dict.fromkeys(self.names, 0.0)
+        weights[self.names[place]] += share
+        weights[self.names[place - 1]] += 1.0 - share
+        return weights
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The objective of the epoch, or in a ramp the weighted sum of two; errors are those of all objectives."""
+        if not (self._checked or torch.compiler.is_compiling()):
+            self._check_first(input, target)
+        first, *second = self._active
+        loss: Tensor = self.parts[first](input, target)
+        if not second:
+            return loss
+        share = self._share.to(loss.dtype)
+        total: Tensor = share * loss + (1 - share) * self.parts[second[0]](input, target)
+        return total
+
+    def get_extra_state(self) -> Tensor:
+        """The epoch, and where the objectives begin: what ``state_dict`` holds beside the objectives' own."""
+        return torch.tensor([self.epoch, *self.starts])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from the epoch of a ``state_dict``; where the objectives begin is said by the arguments."""
+        self.set_epoch(int(state[0]))
+
+    def extra_repr(self) -> str:
+        """The schedule."""
+        entries = ", ".join(f"{start}: {name}" for start, name in zip(self.starts, self.names, strict=True))
+        return f"{{{entries}}}, ramp={self.ramp}"
+
+    def _stand_at(self, epoch: int) -> None:
+        weights = {name: weight for name, weight in self.weights_at(epoch).items() if weight > 0}
+        self._epoch, self._active = epoch, tuple(weights)
+        # A tensor, so that a compiled forward outlives a ramp; on the host, where reading it costs nothing.
+        self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
+
+    def _check_ramp(self) -> None:
+        for name, start, end in zip(self.names[1:], self.starts[1:], self.starts[2:], strict=False):
+            if self.ramp > end - start:
+                raise ValueError(
+                    f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
+                    f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
+                )
+
+    def _check_first(self, input: Tensor, target: Tensor) -> None:
+        # What a later objective refuses must not wait for its epoch.
+        self._checked = True
+        if not self._told and len(self.names) > 1 and torch.is_grad_enabled() and input.requires_grad:
+            warn_user(
+                f"{type(self).__name__} stays with {self.names[0]} as long as nobody tells it the epoch; list "
+                "monai_surrogates.handlers.ObjectiveSchedule in the trainer's handlers, or call set_epoch in each epoch."
+            )
+        for part in self.parts.values():
+            for loss in part.children() if isinstance(part, SurrogateCELoss) else [part]:
+                if isinstance(loss, SurrogateLoss):
+                    loss.check(input, target)
+
+
+class CrossEntropyFirstLoss(ScheduledLoss):
+    """Cross-entropy first, then the surrogate of its class, so that a config can name it: Eelbode's and Berman's recipe.
+
+    All else is as in :class:`ScheduledLoss`.
+
+    Args:
+        switch_epoch: completed epochs with which the surrogate begins. By default half of the training, which
+            :class:`~monai_surrogates.handlers.ObjectiveSchedule` tells, or :meth:`set_length`.
+        ramp: epochs of the transition.
+        **shared: arguments of both, MONAI's names.
+
+    Returns:
+        As :class:`ScheduledLoss`.
+
+    Raises:
+        TypeError: an argument that no loss knows.
+        ValueError: as :class:`ScheduledLoss`.
+
+    Examples:
+        >>> loss = CrossEntropyToSoftDiceLoss(softmax=True, to_onehot_y=True)
+        >>> loss.set_length(100)
+        >>> loss.weights_at(50)
+        {'cross_entropy': 0.0, 'soft_dice': 1.0}
+    """
+
+    surrogate: ClassVar[str]
+
+    def __init__(self, *, switch_epoch: int | str | None = None, ramp: int = 0, **shared: Any) -> None:
+        if switch_epoch is not None and _as_epoch(switch_epoch) == 0:
+            raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.surrogate} is an objective of its own.")
+        later = 1 if switch_epoch is None else switch_epoch
+        self._half_way = switch_epoch is None
+        self._known = not self._half_way
+        super().__init__({0: "cross_entropy", later: self.surrogate}, ramp=ramp, **shared)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known when the surrogate begins."""
+        return self._known
+
+    def set_length(self, max_epochs: int) -> None:
+        """Tell how many epochs the training will have: without ``switch_epoch`` the surrogate begins after half of them."""
+        if self._half_way:
+            self._begin_at(max(1, max_epochs // 2))
+
+    def weights_at(self, epoch: int) -> dict[str, float]:
+        """The weight of both objectives once ``epoch`` epochs are completed; they sum to 1.
+
+        Raises:
+            ValueError: neither ``switch_epoch`` nor the length of the training is known, or a negative epoch.
+        """
+        if epoch > 0 and not self.is_known:
+            raise ValueError(
+                f"switch_epoch must be known from the second epoch on, but {type(self).__name__} has none; give it, or "
+                "tell the length of the training by set_length."
+            )
+        return super().weights_at(epoch)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on from a ``state_dict``: from its epoch and, without ``switch_epoch``, with its half of the training."""
+        epoch, _, start = state.tolist()
+        if self._half_way and start > 0:
+            self._begin_at(start)
+        if self.is_known:
+            self.set_epoch(epoch)
+
+    def get_extra_state(self) -> Tensor:
+        """The epoch and where the objectives begin; −1 where that is not known yet."""
+        return super().get_extra_state() if self.is_known else torch.tensor([self.epoch, 0, -1])
+
+    def extra_repr(self) -> str:
+        """The schedule."""
+        return super().extra_repr() if self.is_known else f"{self.names[1]} half-way, ramp={self.ramp}"
+
+    def _begin_at(self, start: int) -> None:
+        self.starts, self._known = [0, start], True
+        self._stand_at(self.epoch)
+
+
+class CrossEntropyToSoftDiceLoss(CrossEntropyFirstLoss):
+    """Cross-entropy first, then soft Dice; arguments as in :class:`CrossEntropyFirstLoss`."""
+
+    surrogate = "soft_dice"
+
+
+class CrossEntropyToSoftJaccardLoss(CrossEntropyFirstLoss):
+    """Cross-entropy first, then soft Jaccard; arguments as in :class:`CrossEntropyFirstLoss`."""
+
+    surrogate = "soft_jaccard"
+
+
+class CrossEntropyToLovaszSoftmaxLoss(CrossEntropyFirstLoss):
+    """Cross-entropy first, then Lovász-softmax; arguments as in :class:`CrossEntropyFirstLoss`."""
+
+    surrogate = "lovasz_softmax"
+
+
+SCHEDULES: dict[str, type[ScheduledLoss]] = {
+    f"cross_entropy_to_{cls.surrogate}": cls
+    for cls in (CrossEntropyToSoftDiceLoss, CrossEntropyToSoftJaccardLoss, CrossEntropyToLovaszSoftmaxLoss)
+}
+
+
+def _as_epoch(key: Any) -> int:
+    if isinstance(key, str) and key.isascii() and key.isdigit():
+        return int(key)
+    if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
+        return key
+    raise ValueError(f"an epoch of a schedule must be a whole number from 0 on, but is {key!r}.")
+
+
+def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:
+    if not isinstance(objectives, Mapping) or not objectives:
+        raise TypeError(
+            'objectives must map epochs to objectives, such as {0: "cross_entropy", 50: "lovasz_softmax"}, '
+            f"but is {objectives!r}."
+        )
+    epochs = sorted(_as_epoch(key) for key in objectives)
+    for epoch, following in pairwise(epochs):
+        if epoch == following:
+            raise ValueError(f"objectives must name each epoch once, but hold {epoch} twice; drop one of the two.")
+    if epochs[0] != 0:
+        raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {epochs[0]}; add a key 0.")
+    return dict(sorted((_as_epoch(key), objective) for key, objective in objectives.items()))
+
+
+def _names(objectives: Any) -> list[str]:
+    """A name for each objective: that of a loss is its class, with a number where several losses share it."""
+    names: dict[str, int] = {}  # name to the identity of its loss
+    found = []
+    for objective in objectives:
+        if isinstance(objective, str):
+            named_entry("objective", objective, OBJECTIVES)
+            found.append(objective)
+            continue
+        if not isinstance(objective, nn.Module):
+            raise TypeError(
+                f"an objective must be one of {', '.join(OBJECTIVES)}, or a loss (a torch module), but is {objective!r}."
+            )
+        stem, number = type(objective).__name__, 1
+        name = stem
+        while names.setdefault(name, id(objective)) != id(objective):
+            number += 1
+            name = f"{stem}_{number}"
+        found.append(name)
+    return found
+
+
+def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, SurrogateLoss]:
+    """The losses of these names, each from those of the shared arguments that it knows."""
+    used = {name: _known(OBJECTIVES[name], shared) for name in names}
+    known = set().union(CONTEXT, *used.values())
+    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in known})
+    scores = [name for name in names if issubclass(OBJECTIVES[name], PerClassLoss)]
+    if scores and len(scores) < len(names) and not any(shared.get(flag) for flag in ACTIVATIONS):
+        of_logits = next(name for name in names if name not in scores)
+        raise ValueError(
+            f"softmax or sigmoid must be set in a schedule where {of_logits} reads logits and {scores[0]} probabilities, "
+            "but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."
+        )
+    losses = {name: OBJECTIVES[name](reduction=reduction, **used[name]) for name in scores}
+    excluded = any(loss.excludes_background() for loss in losses.values())
+    for name in names:
+        if name not in scores:  # the flag tells C − 1 weights from a mistake
+            background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
+            losses[name] = OBJECTIVES[name](reduction=reduction, **{**used[name], **background})
+    return losses
+
+
+def _known(loss: type[SurrogateLoss], shared: dict[str, Any]) -> dict[str, Any]:
+    names = accepted_arguments(loss)
+    if issubclass(loss, PlainCELoss) and shared.get("weight") is None:
+        names.discard("include_background")  # without weights it means nothing to cross-entropy
+    if shared.get("smoothing") is not None:
+        names -= {"smooth_nr", "smooth_dr"}  # beside it they mean nothing
+    return {name: value for name, value in shared.items() if name in names}
+
+
+def _check_reductions(parts: dict[str, nn.Module], reduction: str) -> None:
+    for name, part in parts.items():
+        found = getattr(part, "reduction", reduction)
+        if str(getattr(found, "value", found)) != reduction:
+            raise ValueError(
+                f"reduction must be the same for all objectives of a schedule, {reduction!r}, but that of {name} is "
+                f"{found!r}; give both the same."
+            )
