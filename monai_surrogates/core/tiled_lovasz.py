@@ -163,8 +163,11 @@ def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Te
     """Weights of the cells, (B or 1, C, 2·bins), from their counts; ``bin_weights`` has the largest errors first."""
     if batch:
         histogram = histogram.sum(0, keepdim=True)
-    falling = _flip_bins(rank_total(histogram) if sync else histogram)
-    return _flip_bins(bin_weights(falling, dtype))
+    counts = rank_total(histogram) if sync else histogram
+    table = torch.empty(counts.shape, dtype=dtype)
+    for of_classes, out in zip(counts.flatten(0, 1).split(16), table.flatten(0, 1).split(16), strict=True):  # little memory
+        out.copy_(_flip_bins(bin_weights(_flip_bins(of_classes), dtype)))
+    return table
 
 
 def _flip_bins(table: Tensor) -> Tensor:

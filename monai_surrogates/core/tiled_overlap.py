@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-TILE = 2**20  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
+TILE = 3 * 2**18  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 
