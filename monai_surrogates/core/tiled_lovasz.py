@@ -106,29 +106,35 @@ class _TwoClasses(_SoftmaxLovasz):
 def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
-    items, num_classes, voxels = logits.shape
-    scale = logits.new_empty(items, voxels)
-    cells = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
-    weighted = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    buffer = logits.new_empty(num_classes, tile_size(logits))
-    steps = _below(bins, logits.dtype)
-    for _, x, y, v, scale_x, in_bins, cells_x in tiles(logits, labels, valid, scale, weighted, cells):
-        e = exponentials(x, buffer[:, : x.shape[1]], scale_x)
-        torch.mul(e, scale_x.abs().mul_(steps), out=in_bins)
-        _fill_cells(in_bins, y, v, bins, cells_x)
+    weighted, cells, scale = _in_cells(logits, labels, valid, bins)
     histogram = torch.stack([torch.stack([_histogram(row, bins) for row in item]) for item in cells])
-    table = _table(histogram, batch, sync, logits.dtype).expand(items, -1, -1)
+    table = _table(histogram, batch, sync, logits.dtype).expand(len(logits), -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
     loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
-    signs = torch.full((2 * bins,), 1 / steps, dtype=logits.dtype)
+    signs = torch.full((2 * bins,), 1 / _below(bins, logits.dtype), dtype=logits.dtype)
     signs[bins:].neg_()
     signed = torch.nn.functional.pad(table * signs, (0, 1))
-    places, own = torch.empty(min(ROW, voxels), dtype=torch.int64), logits.new_empty(min(ROW, voxels))
+    size = min(ROW, logits.shape[2])
+    places, own = torch.empty(size, dtype=torch.int64), logits.new_empty(size)
     for item, c, q, cells_x in rows(weighted, cells):
         n = len(q)
         torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
         loss[item, c] += q.mul_(own[:n]).sum()
     return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weighted, scale
+
+
+def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities in units of bins and the cells, both (B, C, N), and the scale of ``exponentials``, (B, N)."""
+    scale = logits.new_empty(len(logits), logits.shape[2])
+    in_bins = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    cells = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
+    buffer = logits.new_empty(logits.shape[1], tile_size(logits))
+    steps = _below(bins, logits.dtype)
+    for _, x, y, v, scale_x, of_tile, cells_x in tiles(logits, labels, valid, scale, in_bins, cells):
+        e = exponentials(x, buffer[:, : x.shape[1]], scale_x)
+        torch.mul(e, scale_x.abs().mul_(steps), out=of_tile)
+        _fill_cells(of_tile, y, v, bins, cells_x)
+    return in_bins, cells, scale
 
 
 def _fill_cells(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
@@ -165,7 +171,9 @@ def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Te
         histogram = histogram.sum(0, keepdim=True)
     counts = rank_total(histogram) if sync else histogram
     table = torch.empty(counts.shape, dtype=dtype)
-    for of_classes, out in zip(counts.flatten(0, 1).split(16), table.flatten(0, 1).split(16), strict=True):  # little memory
+    for of_classes, out in zip(
+        counts.flatten(0, 1).split(16), table.flatten(0, 1).split(16), strict=True
+    ):  # little memory
         out.copy_(_flip_bins(bin_weights(_flip_bins(of_classes), dtype)))
     return table
 
