@@ -40,7 +40,10 @@ def row_is_reference(reference: Tensor, row: int) -> Tensor:
 def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     weights = torch.zeros(errors.shape, dtype=errors.dtype)
     reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
-    shared = errors.ndim > 1 and errors.stride(-2) == 0  # the rows of an item are one and the same: one order
+    sides = [errors] if valid is None else [errors, valid]
+    shared = errors.ndim > 1 and all(
+        x.stride(-2) == 0 for x in sides
+    )  # the rows of an item are one and the same: one order
     for row in itertools.product(*map(range, errors.shape[:-1])):
         counted = None if valid is None else valid[row]
         is_reference = row_is_reference(reference[row], row[-1] if row else 0)
@@ -78,7 +81,8 @@ def _falling_order(x: Tensor) -> Tensor:
 
     Their bits are integers in the same order, and integers are sorted in linear time.
     """
-    bits = x.abs().view(torch.int32 if x.element_size() == 4 else torch.int64)  # abs: -0.0 has the sign bit
+    x = x.abs().to(torch.promote_types(x.dtype, torch.float32))  # abs: -0.0 has the sign bit
+    bits = x.view(torch.int32 if x.element_size() == 4 else torch.int64)
     return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
 
 

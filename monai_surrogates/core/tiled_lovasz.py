@@ -7,6 +7,7 @@ large as the logits: the cells, of 16 bits each, and the probabilities, which th
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
     weighted, cells, scale = _in_cells(logits, labels, valid, bins)
-    histogram = torch.stack([torch.stack([_histogram(row, bins) for row in item]) for item in cells])
+    histogram = _histogram(cells, bins)
     table = _table(histogram, batch, sync, logits.dtype).expand(len(logits), -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
     loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
@@ -120,7 +121,8 @@ def _lovasz_softmax(
         n = len(q)
         torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
         loss[item, c] += q.mul_(own[:n]).sum()
-    return loss.to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weighted, scale
+    # rounding of the two sums may leave less than nothing
+    return loss.clamp_min_(0).to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weighted, scale
 
 
 def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,7 +150,8 @@ def _fill_cells(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: 
         cells: the result, integers, (C, n).
     """
     y = y.unsqueeze(0)
-    own = in_bins.gather(0, y).neg_().add_(_below(bins, in_bins.dtype) + bins)
+    # rounding may take a probability of 1 above the last bin, and so its error below 0
+    own = in_bins.gather(0, y).neg_().add_(_below(bins, in_bins.dtype) + bins).clamp_min_(bins)
     if not bool(own.sum().isfinite()):  # some bin, the loss is NaN all the same
         own, in_bins = own.nan_to_num_(0, 0, 0), in_bins.nan_to_num(0, 0, 0)
     cells.copy_(in_bins).scatter_(0, y, own.to(cells.dtype))
@@ -162,7 +165,11 @@ def _below(bins: int, dtype: torch.dtype) -> float:
 
 
 def _histogram(cells: Tensor, bins: int) -> Tensor:
-    return torch.bincount(cells, minlength=2 * bins + 1)[: 2 * bins]
+    """Counts of the cells of each row, (..., N) → (..., 2·bins)."""
+    counts = torch.empty(*cells.shape[:-1], 2 * bins, dtype=torch.int64)
+    for row in itertools.product(*map(range, cells.shape[:-1])):
+        counts[row] = torch.bincount(cells[row], minlength=2 * bins + 1)[: 2 * bins]
+    return counts
 
 
 def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Tensor:
@@ -171,10 +178,8 @@ def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Te
         histogram = histogram.sum(0, keepdim=True)
     counts = rank_total(histogram) if sync else histogram
     table = torch.empty(counts.shape, dtype=dtype)
-    for of_classes, out in zip(
-        counts.flatten(0, 1).split(16), table.flatten(0, 1).split(16), strict=True
-    ):  # little memory
-        out.copy_(_flip_bins(bin_weights(_flip_bins(of_classes), dtype)))
+    for of_classes, out in zip(*(torch.split(x.flatten(0, 1), 16, dim=0) for x in (counts, table)), strict=True):
+        out.copy_(_flip_bins(bin_weights(_flip_bins(of_classes), dtype)))  # few at a time take little memory
     return table
 
 
@@ -211,7 +216,7 @@ def _lovasz_two_classes(
         if v is not None:
             cells_x.masked_fill_(~v, 2 * bins)
         errors_of_cells[item] += torch.bincount(cells_x, weights=errors.double(), minlength=2 * bins + 1)
-    of_one = torch.stack([_histogram(of_item, bins) for of_item in cells])
+    of_one = _histogram(cells, bins)
     of_both = torch.stack([of_one.roll(bins, -1), of_one], dim=1)
     tables = _table(of_both, batch, sync, logits.dtype).expand(items, -1, -1)
     tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the cells of class 1

@@ -103,7 +103,7 @@ def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
 
 def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
     """The same e once the scale is known."""
-    return _shifted(x, out) if bool(scale[0] < 0) else torch.exp(x, out=out)
+    return _shifted(x, out) if bool((scale < 0).any()) else torch.exp(x, out=out)
 
 
 def _shifted(x: Tensor, out: Tensor) -> Tensor:
@@ -117,14 +117,14 @@ def _slopes(
     num_classes = logits.shape[1]
     if num_classes == 2:
         for item, x, y, v, out in tiles(logits, labels, valid, grad):
-            _two_class_slopes(x, y, v, squared, *slopes[:2, item], out)
+            _two_class_slopes(x, y, v, squared, slopes[0, item], slopes[1, item], out)
         return grad
     buffers = logits.new_empty(2, num_classes, tile_size(logits))
     for item, x, y, v, (scale, own), out in tiles(logits, labels, valid, kept, grad):
         e, g = buffers[..., : x.shape[1]]
         exponentials_again(x, e, scale)
         factor = scale.abs() if v is None else scale.abs() * v
-        _slopes_of_p(e, factor, y, own, squared, *slopes[:2, item], g)
+        _slopes_of_p(e, factor, y, own, squared, slopes[0, item], slopes[1, item], g)
         torch.mul(e, g, out=out)
     return grad
 
@@ -178,18 +178,19 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
 
     What is absent comes out as 0 exactly: a class without a voxel has nothing inside, or nothing outside.
     """
-    p, inside = torch.sub(x[1], x[0]).sigmoid_(), y.to(x.dtype)
+    gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype)
+    q, p = torch.neg(gap).sigmoid_(), gap.sigmoid_()  # each to its own last digit, where 1 − p has none left
     outside = 1 - inside
     if v is not None:
         inside, outside = inside.mul_(v), outside.mul_(v)
-    sums = torch.stack([torch.dot(p, inside), torch.dot(p, outside), inside.sum(), outside.sum()]).double()
-    found, false_alarm, present, absent = sums.unbind()
-    volume = torch.stack([absent - false_alarm + (present - found), found + false_alarm])
+    pairs = (q, outside), (p, inside), (q, inside), (p, outside)
+    spared, found, missed, false_alarm = (torch.dot(*pair).double() for pair in pairs)
+    volume = torch.stack([spared + missed, found + false_alarm])
     if squared:
-        q = 1 - p
         p, q = (p, q) if v is None else (p * v, q * v)
         volume = torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()
-    return torch.stack([torch.stack([absent - false_alarm, found]), volume, torch.stack([absent, present])])
+    reference = torch.stack([outside.sum(), inside.sum()]).double()
+    return torch.stack([torch.stack([spared, found]), volume, reference])
 
 
 def _two_class_slopes(
@@ -217,7 +218,9 @@ def tiles(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """The item of each tile, and its piece of the logits (B, C, N) and of others (B, ..., N) or None."""
     step = tile_size(logits)
     for item in range(len(logits)):
-        pieces = (itertools.repeat(None) if x is None else x[item].split(step, dim=-1) for x in (logits, *others))
+        pieces = (
+            itertools.repeat(None) if x is None else torch.split(x[item], step, dim=-1) for x in (logits, *others)
+        )
         for of_tile in zip(*pieces):  # noqa: B905 - None has no end
             if of_tile[0].numel():
                 yield item, *of_tile
@@ -226,7 +229,7 @@ def tiles(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
 def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
     """The item and class of each piece of a row of (B, C, N), and the pieces of all tensors."""
     for item, c in itertools.product(range(tensors[0].shape[0]), range(tensors[0].shape[1])):
-        for pieces in zip(*(x[item, c].split(ROW) for x in tensors), strict=True):
+        for pieces in zip(*(torch.split(x[item, c], ROW) for x in tensors), strict=True):
             yield item, c, *pieces
 
 

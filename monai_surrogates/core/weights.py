@@ -16,7 +16,10 @@ def inverse_frequency(counts: Tensor) -> Tensor:
 
 
 def median_frequency(counts: Tensor) -> Tensor:
-    """w_c = median(n) / n_c (Eigen & Fergus, ICCV 2015, arXiv 1411.4734)."""
+    """w_c = median(n) / n_c, of counts pooled over all images.
+
+    Eigen & Fergus (ICCV 2015, arXiv 1411.4734) divide n_c by the voxels of those images alone that hold the class.
+    """
     return counts.quantile(0.5) / counts
 
 

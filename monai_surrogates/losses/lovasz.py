@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 METHODS = ("auto", "sort", "bins")
+MOST_BINS = 2**20  # beyond, float32 could not tell the bins of one or two channels apart
 FEW = 2**12  # voxels of an image up to which sorting costs about as little as bins do
 
 
@@ -37,6 +38,16 @@ class LovaszLoss(PerClassLoss):
         self.method = method
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
+        return self._of_probabilities(probabilities, self._in_bins(probabilities))
+
+    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
+        if not self._in_bins(logits):
+            return self._of_probabilities(self._scored(logits, ()), in_bins=False)
+        return tiled_lovasz_binned(
+            *logits, bins=self._num_bins(logits.input.shape[1]), batch=self.batch, sync=self.sync
+        )
+
+    def _of_probabilities(self, probabilities: Voxels, in_bins: bool) -> tuple[Tensor, Tensor]:
         errors, reference = self._errors(probabilities)
         counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
         if self.batch:
@@ -44,21 +55,13 @@ class LovaszLoss(PerClassLoss):
             counted = None if counted is None else _one_image(counted)
         volume = _volume(reference, counted, errors.shape[1])
         volume = rank_sum(volume) if self.sync else volume
-        if self._in_bins(probabilities):
-            return lovasz_jaccard_binned(
-                errors, reference, counted, bins=self._num_bins(errors.shape[1]), sync=self.sync
-            ), volume
+        if in_bins:
+            bins = self._num_bins(errors.shape[1])
+            return lovasz_jaccard_binned(errors, reference, counted, bins=bins, sync=self.sync), volume
         if self.sync:  # sorting needs the voxels of all ranks in one place
             errors, reference, *rest = rank_concat(errors, reference, *([] if counted is None else [counted]))
             counted = rest[0] if rest else None
         return lovasz_jaccard(errors, reference, counted), volume
-
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
-        if not self._in_bins(logits):
-            return None
-        return tiled_lovasz_binned(
-            *logits, bins=self._num_bins(logits.input.shape[1]), batch=self.batch, sync=self.sync
-        )
 
     def _num_bins(self, num_channels: int) -> int:
         """One or two channels have few errors to count, and large ones: there finer bins cost little and are worth it."""
@@ -90,10 +93,12 @@ class LovaszSoftmaxLoss(LovaszLoss):
     Args:
         method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as tied, and
             have the mean weight of the orders of the tie (sorting takes any one order). Its loss is at most 1/bins below the
-            exact one, in practice within 1e-5 of it with 4096 bins, and its gradient within a relative 5e-3; its errors must
-            lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images of up to 4096 voxels
-            (with ``batch=True``, batches), where that costs about the same, and whatever ``other_act`` gives; all else goes
-            into bins.
+            exact one; with 4096 bins and errors of all sizes it lies within 1e-5 of it, the gradient within a relative 5e-3.
+            Late in a training, when nearly all errors lie in the first bin, the gradient differs by more: there their order
+            counts, and ``"sort"`` or more ``bins`` see it. Errors must lie in [0, 1], as those of every activation but
+            ``other_act`` do. ``"auto"`` sorts images of up to 4096 voxels (with ``batch=True``, batches), where that costs
+            about the same, and whatever ``other_act`` gives; all else goes into bins. With ``sync=True`` the ranks sum the
+            sizes of their batches to choose alike (on a GPU they take bins); ``"bins"`` spares them that.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. One or two channels
             get four times as many: they cost little there, and a gradient within a relative 1e-3 needs them.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
@@ -119,8 +124,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(method=method, **shared)
-        if not isinstance(bins, int) or bins < 1:
-            raise ValueError(f"bins must be at least 1, a whole number, but is {bins!r}.")
+        if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
+            raise ValueError(f"bins must be at least 1, a whole number, and at most {MOST_BINS}, but is {bins!r}.")
         self.bins = bins
 
     def _in_bins(self, voxels: Voxels) -> bool:
@@ -128,9 +133,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
             return self.method == "bins"
         items, _, size = voxels.input.shape
         size *= items if self.batch else 1
-        if (
-            self.sync and is_shared()
-        ):  # ranks choose alike: by the size of the whole batch, or where reading it would wait, bins
+        if self.sync and is_shared():
+            # Ranks choose alike: by the size of the whole batch; on a GPU, which reading it would stop, always bins.
             return voxels.input.is_cuda or int(rank_total(torch.tensor(size))) > FEW
         return size > FEW
 
@@ -208,7 +212,7 @@ def _volume(reference: Tensor, counted: Tensor | None, num_classes: int) -> Tens
     if reference.dtype == torch.bool:
         return (reference if counted is None else reference & counted).sum(-1)
     ones = torch.ones_like(reference) if counted is None else counted.long()
-    return torch.zeros_like(reference[..., 0].expand(-1, num_classes)).scatter_add(1, reference[:, 0], ones[:, 0])
+    return reference.new_zeros(len(reference), num_classes).scatter_add(1, reference[:, 0], ones[:, 0])
 
 
 def _one_image(x: Tensor) -> Tensor:

@@ -108,3 +108,15 @@ def test_bins_without_reference_and_without_voxels():
     nothing.backward()
     assert nothing.item() == 0
     assert not errors.grad.any()
+
+
+def test_rows_that_share_their_errors_may_count_different_voxels():
+    errors, y = torch.rand(1, 6), torch.tensor([[True, False, True, False, False, True]])
+    valid = torch.tensor([[True] * 6, [True, True, False, True, False, True]])
+    shared, apart = errors.expand(2, 6), errors.repeat(2, 1)
+    torch.testing.assert_close(lovasz_jaccard(shared, y, valid), lovasz_jaccard(apart, y.repeat(2, 1), valid))
+
+
+def test_half_precision_errors_are_sorted():
+    errors, y = torch.tensor([0.5, 0.25, 0.75], dtype=torch.float16), torch.tensor([True, False, True])
+    assert lovasz_jaccard(errors, y).item() == pytest.approx(lovasz_jaccard(errors.float(), y).item(), abs=1e-3)

@@ -11,6 +11,7 @@ from monai_surrogates.core import (
     lovasz_jaccard_binned,
     soft_overlap,
     softmax_overlap,
+    tiled_lovasz,
     tiled_lovasz_binned,
     tiled_overlap,
 )
@@ -37,9 +38,12 @@ def random_logits(seed, items, classes, voxels, ignoring, dtype=torch.float64):
     return Voxels(x, y if valid is None else torch.where(valid, y, 0), valid)
 
 
-@pytest.fixture(params=[2**19, 20], ids=["one tile", "many tiles"])
+@pytest.fixture(params=[None, 20], ids=["one tile", "many tiles"])
 def tile(request, monkeypatch):
-    monkeypatch.setattr(tiled_overlap, "TILE", request.param)
+    if request.param:
+        monkeypatch.setattr(tiled_overlap, "TILE", request.param)
+        for module in (tiled_overlap, tiled_lovasz):
+            monkeypatch.setattr(module, "ROW", request.param // 3)
 
 
 def value_and_gradient(function, voxels, seed):
@@ -98,12 +102,49 @@ def test_binned_lovasz_is_that_of_the_errors(bins, batch, drawn):
 def test_logits_beyond_the_range_of_exp_are_those_of_their_softmax(loss, offset):
     x, y, _ = random_logits(1, 2, 3, 80, ignoring=False, dtype=torch.float32)
     x[..., ::2] += offset  # float32's exp ends at 88; a softmax does not see the difference
-    plain = [x.double().requires_grad_(), x.requires_grad_()]
+    assert_close_to_double(loss, x, y)
+
+
+def assert_close_to_double(loss, x, y, gradient=1e-3, absolute=1e-5):
+    """Loss and gradient of float32 logits are those of the probabilities in float64."""
     settings = {"method": "bins"} if loss is LovaszSoftmaxLoss else {}
-    for logits in plain:
-        p, target = (logits, y.unsqueeze(1)) if logits.dtype == torch.float32 else (logits.softmax(1), y.unsqueeze(1))
-        loss(to_onehot_y=True, softmax=logits.dtype == torch.float32, **settings)(p, target).backward()
-    torch.testing.assert_close(plain[1].grad.double(), plain[0].grad, rtol=1e-3, atol=1e-6)
+    exact = x.double().requires_grad_()
+    expected = loss(to_onehot_y=True, **({"method": "sort"} if settings else {}))(exact.softmax(1), y.unsqueeze(1))
+    expected.backward()
+    x.requires_grad_()
+    value = loss(to_onehot_y=True, softmax=True, **settings)(x, y.unsqueeze(1))
+    value.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=absolute)
+    scale = max(1e-5, float(exact.grad.norm()))
+    assert float((x.grad.double() - exact.grad).norm()) <= gradient * scale
+
+
+@pytest.mark.parametrize("gap", [10.0, 14.0, 17.0, 20.0, 30.0])
+@pytest.mark.parametrize("wrong", [0.0, 0.01])
+@pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
+def test_networks_that_are_sure(loss, wrong, gap):
+    generator = torch.Generator().manual_seed(2)
+    y = torch.randint(0, 3, (1, 32**3), generator=generator)
+    said = torch.where(torch.rand(y.shape, generator=generator) < wrong, (y + 1) % 3, y)
+    x = gap * torch.nn.functional.one_hot(said, 3).movedim(-1, 1).float()
+    x += 0.3 * torch.randn(x.shape, generator=generator)
+    # where most errors lie in the first bin, the order within it is lost
+    tolerances = {"gradient": 0.2, "absolute": 5e-5} if loss is LovaszSoftmaxLoss else {}
+    assert_close_to_double(loss, x.clone(), y, **tolerances)
+    volume = tiled_lovasz_binned(x, y, None, bins=4096)[1]
+    assert torch.equal(volume.long()[0], torch.bincount(y[0]))
+
+
+@pytest.mark.parametrize("gap", [8.0, 12.0, 16.0])
+@pytest.mark.parametrize("rare", [0, 20])
+@pytest.mark.parametrize("squared", [False, True])
+def test_two_classes_where_the_background_is_rare(squared, rare, gap):
+    x = torch.stack([torch.zeros(32**3), torch.full((32**3,), gap)])[None]
+    y = torch.ones(1, 32**3, dtype=torch.int64)
+    y[0, :rare], x[0, :, : rare // 2] = 0, x[0, :, : rare // 2].flip(0)
+    value, exact = (softmax_overlap(Voxels(logits, y, None), squared=squared) for logits in (x, x.double()))
+    for mine, right in zip(value, exact, strict=True):
+        torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=50)

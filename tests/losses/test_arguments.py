@@ -26,6 +26,7 @@ from monai_surrogates.losses import (
     WeightedCELoss,
     check_channels,
 )
+from monai_surrogates.losses.base import accepted_arguments
 from tests.losses.test_against_monai import assert_same, random_batch, value_and_gradient
 
 SHAPES = {"2D": (4, 5), "3D": (2, 3, 4)}
@@ -531,7 +532,13 @@ def test_arrays_are_refused_with_the_cure():
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
 def test_a_batch_without_items_is_zero(cls):
-    assert cls(**SOFTMAX)(torch.zeros(0, 3, 4, 5), torch.zeros(0, 1, 4, 5)).item() == 0
+    for shape in ((0, 3, 4, 5), (0, 3, 65, 65), (0, 2, 65, 65), (1, 3, 0)):
+        x, y = torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], 1, *shape[2:])
+        for batch in ({}, {"batch": True}) if "batch" in accepted_arguments(cls) else ({},):
+            loss = cls(**SOFTMAX, **batch)(x, y)
+            loss.backward()
+            assert loss.item() == 0
+            assert not x.grad.any()
 
 
 def test_a_label_in_a_single_channel_suggests_to_leave_it_out():
