@@ -99,14 +99,14 @@ class ObjectiveSchedule:
         beyond = [f"{name} ({start})" for start, name in zip(loss.starts, loss.names, strict=True) if start >= epochs]
         if beyond:
             warnings.warn(
-                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because the training ends after {epochs} epochs; "
+                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because the training ends after epoch {epochs}; "
                 "train longer, or begin earlier.",
                 stacklevel=2,
             )
         elif loss.starts[-1] > 0 and loss.starts[-1] + loss.ramp >= epochs:
             warnings.warn(
                 f"{type(loss).__name__} does not complete its ramp to {loss.names[-1]}, epochs {loss.starts[-1]} to "
-                f"{loss.starts[-1] + loss.ramp}, because the training ends after {epochs} epochs; train longer, or shorten "
+                f"{loss.starts[-1] + loss.ramp}, because the training ends after epoch {epochs}; train longer, or shorten "
                 "the ramp.",
                 stacklevel=2,
             )
@@ -114,7 +114,10 @@ class ObjectiveSchedule:
 
 def _epochs_of(engine: Engine) -> int | None:
     """How many epochs the training has, the last of which may be cut short; None where that is not known."""
-    epochs, iterations, length = engine.state.max_epochs, engine.state.max_iters, engine.state.epoch_length
+    state = engine.state
+    epochs: int | None = state.max_epochs
+    iterations: int | None = state.max_iters
+    length: int | None = state.epoch_length
     if epochs is None and iterations is not None and length is not None:
         return math.ceil(iterations / length)
     return epochs

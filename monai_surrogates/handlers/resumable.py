@@ -4,7 +4,6 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ class ResumableTraining:
             raise ValueError(f"objects must not hold {', '.join(taken)}, a name of the file's own; rename it.")
         if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
-        if isinstance(interval, bool) or not isinstance(interval, Integral) or interval < 1:
+        if isinstance(interval, bool) or not isinstance(interval, int | np.integer) or interval < 1:
             raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
         self.path, self.resume, self.interval = Path(path), resume, int(interval)
         self.objects = dict(objects)
@@ -98,6 +97,7 @@ class ResumableTraining:
         self._seed = _seed_of_first_rank()
         if self.resume and self._is_there():
             self.load(engine)
+            idist.barrier()  # the first rank must not write the file anew while another one reads it
         elif self.resume:
             warnings.warn(
                 f"resume=True, but there is no {self.path}: the training starts from the beginning.", stacklevel=2

@@ -300,7 +300,7 @@ def _as_epoch(key: Any) -> int:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:

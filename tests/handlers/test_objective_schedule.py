@@ -162,12 +162,12 @@ def test_half_way_stays_where_it_was_when_the_training_is_made_longer():
         (
             {},
             2,
-            r"ScheduledLoss does not reach soft_dice \(2\), because the training ends after 2 epochs; train longer",
+            r"ScheduledLoss does not reach soft_dice \(2\), because the training ends after epoch 2; train longer",
         ),
         (
             {"ramp": 3},
             5,
-            "does not complete its ramp to soft_dice, epochs 2 to 5, because the training ends after 5 epochs",
+            "does not complete its ramp to soft_dice, epochs 2 to 5, because the training ends after epoch 5",
         ),
     ],
 )
@@ -199,7 +199,7 @@ def test_objectives_beyond_max_iters_warn():
     loss = ScheduledLoss(SCHEDULE, **FLAGS)
     engine = engine_of(loss, [])
     ObjectiveSchedule(loss).attach(engine)
-    with pytest.warns(UserWarning, match=r"does not reach soft_dice \(2\), because the training ends after 2 epochs"):
+    with pytest.warns(UserWarning, match=r"does not reach soft_dice \(2\), because the training ends after epoch 2"):
         engine.run([item()] * 2, max_iters=3)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import socket
 from datetime import timedelta
 
@@ -345,9 +346,10 @@ def test_impossible_arguments(tmp_path):
     for name in ("trainer", "scaler", "best", "seed"):
         with pytest.raises(ValueError, match=f"objects must not hold {name}, a name of the file's own; rename it"):
             ResumableTraining(tmp_path / "last.pt", {name: nn.Linear(1, 1)})
-    for interval in (0, 1.5, True, "2"):
+    for interval in (0, 1.5, True, "2", np.float64(2)):
         with pytest.raises(
-            ValueError, match=f"interval must be a whole number of epochs, at least 1, but is {interval!r}"
+            ValueError,
+            match=f"interval must be a whole number of epochs, at least 1, but is {re.escape(repr(interval))}",
         ):
             ResumableTraining(tmp_path / "last.pt", {}, interval=interval)
     with pytest.raises(TypeError, match="resume must be True or False, but is 'false'; write it with a capital letter"):
