@@ -13,7 +13,7 @@ from rich.console import Console
 
 from monai_surrogates import __version__
 from monai_surrogates.data import DataError
-from monai_surrogates.losses import OBJECTIVES
+from monai_surrogates.losses import OBJECTIVES, SCHEDULES
 from monai_surrogates.study import Settings, Study, StudyError, run_study
 from monai_surrogates.study.plan import QUICK
 from monai_surrogates.study.stage import BUNDLE
@@ -52,7 +52,9 @@ def study(
     data: Annotated[
         Path | None, typer.Option(help="Medical Segmentation Decathlon folder; without it an embedded task is written.")
     ] = None,
-    objectives: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(OBJECTIVES),
+    objectives: Annotated[
+        str, typer.Option(help=f"Names, separated by commas; further names: {', '.join(SCHEDULES)}.")
+    ] = ",".join(OBJECTIVES),
     folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     seed: Annotated[int, typer.Option(help="Of data, division, weights and order.")] = 0,

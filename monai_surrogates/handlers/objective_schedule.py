@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from typing import Any
 
@@ -29,7 +30,7 @@ class ObjectiveSchedule:
 
     Raises:
         ValueError: when training starts: no loss given, and the engine has none; or a schedule that depends on the length of a
-            training whose engine has no ``max_epochs``.
+            training whose number of epochs is not known: with ``max_iters`` over data without a length.
 
     Examples:
         >>> import torch
@@ -59,9 +60,15 @@ class ObjectiveSchedule:
     def started(self, engine: Engine) -> None:
         """Tell the length of the training, and warn of objectives that it will not reach."""
         self._said = {}
+        epochs = _epochs_of(engine)
         for loss in self._schedules(engine):
-            if engine.state.max_epochs is not None:
-                self._tell_length(engine, loss)
+            if epochs is not None:
+                self._tell_length(engine, loss, epochs)
+            elif not loss.is_known:
+                raise ValueError(
+                    f"{type(loss).__name__} switches half-way, but how many epochs the training has is not known; run it "
+                    "with max_epochs, give it epoch_length, or set switch_epoch."
+                )
 
     def epoch_started(self, engine: Engine) -> None:
         """Tell the number of completed epochs; Ignite counts the one that begins."""
@@ -86,20 +93,31 @@ class ObjectiveSchedule:
         modules = loss.modules() if isinstance(loss, nn.Module) else []
         return [module for module in modules if isinstance(module, ScheduledLoss)]
 
-    def _tell_length(self, engine: Engine, loss: ScheduledLoss) -> None:
-        epochs = engine.state.max_epochs
+    def _tell_length(self, engine: Engine, loss: ScheduledLoss, epochs: int) -> None:
         if engine.state.epoch == 0 or not loss.is_known:  # a training that resumes keeps the switch of its state
             loss.set_length(epochs)
         beyond = [f"{name} ({start})" for start, name in zip(loss.starts, loss.names, strict=True) if start >= epochs]
         if beyond:
             warnings.warn(
-                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because max_epochs is {epochs}; "
+                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because the training ends after epoch {epochs}; "
                 "train longer, or begin earlier.",
                 stacklevel=2,
             )
         elif loss.starts[-1] > 0 and loss.starts[-1] + loss.ramp >= epochs:
             warnings.warn(
                 f"{type(loss).__name__} does not complete its ramp to {loss.names[-1]}, epochs {loss.starts[-1]} to "
-                f"{loss.starts[-1] + loss.ramp}, because max_epochs is {epochs}; train longer, or shorten the ramp.",
+                f"{loss.starts[-1] + loss.ramp}, because the training ends after epoch {epochs}; train longer, or shorten "
+                "the ramp.",
                 stacklevel=2,
             )
+
+
+def _epochs_of(engine: Engine) -> int | None:
+    """How many epochs the training has, the last of which may be cut short; None where that is not known."""
+    state = engine.state
+    epochs: int | None = state.max_epochs
+    iterations: int | None = state.max_iters
+    length: int | None = state.epoch_length
+    if epochs is None and iterations is not None and length is not None:
+        return math.ceil(iterations / length)
+    return epochs

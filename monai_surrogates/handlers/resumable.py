@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.utils import manual_seed
@@ -32,6 +34,9 @@ class ResumableTraining:
     ``num_workers``, as long as it stays the same, but not for ``persistent_workers=True``, whose transforms cannot be
     reached. Kernels that are not deterministic make a difference of their own.
 
+    How long a resumed training goes on is said by ``max_epochs`` or ``max_iters`` of the new run, whatever the file had. An
+    epoch that ``max_iters`` cuts short is not saved: one that resumes begins it anew.
+
     MONAI's CheckpointLoader reads the file too: a state under each object's name, and ``trainer``.
 
     Args:
@@ -44,8 +49,9 @@ class ResumableTraining:
 
     Raises:
         TypeError: ``resume`` is neither True nor False.
-        ValueError: when training starts: the file lacks an object, or is of other epochs: of more than ``max_epochs``, or with
-            another number of iterations.
+        ValueError: an interval that is no whole number from 1 on, or an object with a name of the file's own. When training
+            starts: the file lacks an object, or is of other epochs: of more than ``max_epochs`` or ``max_iters``, or with
+            another number of iterations; or some processes see the file and others do not.
 
     Examples:
         >>> import tempfile, torch
@@ -71,9 +77,9 @@ class ResumableTraining:
             raise ValueError(f"objects must not hold {', '.join(taken)}, a name of the file's own; rename it.")
         if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
-        if interval < 1:
-            raise ValueError(f"interval must be at least 1, an epoch, but is {interval}.")
-        self.path, self.resume, self.interval = Path(path), resume, interval
+        if isinstance(interval, bool) or not isinstance(interval, int | np.integer) or interval < 1:
+            raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
+        self.path, self.resume, self.interval = Path(path), resume, int(interval)
         self.objects = dict(objects)
         self._seed = 0
 
@@ -89,8 +95,9 @@ class ResumableTraining:
     def started(self, engine: Engine) -> None:
         """Load the file, if asked. The handler that saves is added here, so that it comes after all others."""
         self._seed = _seed_of_first_rank()
-        if self.resume and self.path.is_file():
+        if self.resume and self._is_there():
             self.load(engine)
+            idist.barrier()  # the first rank must not write the file anew while another one reads it
         elif self.resume:
             warnings.warn(
                 f"resume=True, but there is no {self.path}: the training starts from the beginning.", stacklevel=2
@@ -106,13 +113,12 @@ class ResumableTraining:
 
     def epoch_completed(self, engine: Engine) -> None:
         """Save, if it is time."""
-        last = engine.state.max_epochs is not None and engine.state.epoch >= engine.state.max_epochs
-        if idist.get_rank() == 0 and (last or engine.state.epoch % self.interval == 0):
+        if idist.get_rank() == 0 and (_is_last(engine) or engine.state.epoch % self.interval == 0):
             self.save(engine)
 
     def save(self, engine: Engine) -> None:
         """Write the file."""
-        state = {name: item.state_dict() for name, item in self._items(engine).items()}
+        state = {name: _plain(item.state_dict()) for name, item in self._items(engine).items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}")
         torch.save({**state, "trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}, temporary)
@@ -127,7 +133,8 @@ class ResumableTraining:
             raise ValueError(
                 f"{self.path} must hold {', '.join(items)}, but lacks {', '.join(missing)}; resume the training that wrote it."
             )
-        epochs, length, found = engine.state.max_epochs, engine.state.epoch_length, trainer["epoch_length"]
+        epochs, iterations = engine.state.max_epochs, engine.state.max_iters
+        length, found = engine.state.epoch_length, trainer["epoch_length"]
         if length is not None and found != length:
             raise ValueError(
                 f"{self.path} must be of epochs with {length} iterations, as there are now, but is of {found}; "
@@ -138,13 +145,28 @@ class ResumableTraining:
             raise ValueError(
                 f"{self.path} must be of no more than max_epochs={epochs}, but is of {completed} epochs; raise max_epochs."
             )
+        if iterations is not None and trainer["iteration"] > iterations:
+            raise ValueError(
+                f"{self.path} must be of no more than max_iters={iterations}, but is of {trainer['iteration']} iterations; "
+                "raise max_iters."
+            )
         engine.load_state_dict(trainer)
-        engine.state.max_epochs = epochs
+        engine.state.max_epochs, engine.state.max_iters = epochs, iterations  # the file's would end this run
         _set_best(engine, state["best"])
         for name, item in items.items():
             item.load_state_dict(state[name])
         self._seed = state["seed"]
         logger.info("Resumed from %s after %d epochs.", self.path, completed)
+
+    def _is_there(self) -> bool:
+        """Whether the file is there; processes that disagree would wait for each other for ever."""
+        seen, processes = int(idist.all_reduce(int(self.path.is_file()))), idist.get_world_size()
+        if 0 < seen < processes:
+            raise ValueError(
+                f"{self.path} must be seen by all {processes} processes or by none, but is seen by {seen}; put it on a disk "
+                "that they share, or copy it to each of their machines."
+            )
+        return seen > 0
 
     def _items(self, engine: Engine) -> dict[str, Any]:
         items = {name: _with_state(item) for name, item in self.objects.items()}
@@ -172,6 +194,25 @@ def _with_state(item: Any) -> Any:
     if isinstance(item, CheckpointSaver):  # it can load the state of this, but has no way to give it
         return item._key_metric_checkpoint
     return _BestOf(item) if isinstance(item, Engine) else item
+
+
+def _is_last(engine: Engine) -> bool:
+    """Whether no whole epoch follows."""
+    state = engine.state
+    if state.max_iters is not None and state.iteration + state.epoch_length > state.max_iters:
+        return True
+    return state.max_epochs is not None and state.epoch >= state.max_epochs
+
+
+def _plain(state: Any) -> Any:
+    """A state with Python's numbers in place of NumPy's, which ``weights_only`` does not read."""
+    if isinstance(state, np.generic):
+        return state.item()
+    if isinstance(state, dict):
+        plain = copy.copy(state)  # with what a module's state holds beside its items
+        plain.update({name: _plain(value) for name, value in state.items()})
+        return plain
+    return type(state)(map(_plain, state)) if type(state) in (list, tuple) else state
 
 
 def _best(engine: Engine) -> dict[str, float]:

@@ -7,7 +7,7 @@ import inspect
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
@@ -140,7 +140,7 @@ class SurrogateLoss(_Loss, ABC):
     ) -> None:
         warn_of_foreign(type(self).__name__, foreign)
         if class_weighting is not None and class_weighting not in WEIGHTINGS:
-            raise ValueError(f"class_weighting must be one of {', '.join(WEIGHTINGS)}, but is {class_weighting!r}.")
+            raise unknown_name("class_weighting", class_weighting, WEIGHTINGS)
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
@@ -332,7 +332,10 @@ class PerClassLoss(SurrogateLoss):
             )
         num_classes = 2 if self.two_class else num_channels
         if isinstance(self.classes, list) and max(self.classes) >= num_classes:
-            raise ValueError(f"classes must lie in 0 to {num_classes - 1}, but are {self.classes}.")
+            raise ValueError(
+                f"classes must lie in 0 to {num_classes - 1}, but are {self.classes}; drop those for which the network has no "
+                "channel."
+            )
         super()._check_channels(num_classes)
 
     def _choose(self, per_class: Tensor, num_classes: int) -> Tensor:
@@ -425,10 +428,12 @@ def _fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) ->
     if len(weight) == num_channels - 1 and excludes_background:
         return torch.cat([weight.new_ones(1), weight])
     if num_channels == 1:
-        raise ValueError(f"weight must have 1 value for a single channel, but has {len(weight)} values.")
+        raise ValueError(
+            f"weight must have 1 value for a single channel, but has {len(weight)} values; give one number."
+        )
     raise ValueError(
         f"weight must have {num_channels} values, one per class ({num_channels - 1} with the background excluded), "
-        f"but has {len(weight)}."
+        f"but has {len(weight)}; give as many as the network has channels, or one number for all."
     )
 
 
@@ -459,6 +464,14 @@ def check_channels(loss: object, num_channels: int) -> None:
     for part in loss.modules() if isinstance(loss, torch.nn.Module) else ():
         if isinstance(part, SurrogateLoss):
             part._check_channels(num_channels)
+
+
+def unknown_name(what: str, name: str, table: Iterable[str]) -> ValueError:
+    """The error of a name that a table lacks; it lists the names and suggests the nearest."""
+    names = list(table)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{what} must be one of {', '.join(names)}, but is {name!r}.{hint}")
 
 
 def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.base import PerClassLoss, Weight, accepted_arguments, warn_of_foreign
+from monai_surrogates.losses.base import PerClassLoss, Weight, accepted_arguments, unknown_name, warn_of_foreign
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
@@ -36,9 +35,7 @@ def named_entry(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
     """
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(str(name), table, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{what} must be one of {', '.join(table)}, but is {name!r}.{hint}")
+    raise unknown_name(what, name, table)
 
 
 class SurrogateCELoss(_Loss):

@@ -103,9 +103,11 @@ class OverlapLoss(PerClassLoss):
         # a background without a channel comes first and is not read
         spare = not self.two_class and (self.of_structures() or num_channels == 1)
         if given != expected and not (spare and given == expected + 1):
+            allowed = f"{expected} values, one per class and the background first"
+            if spare:
+                allowed = f"{expected} or {expected + 1} values, one per channel, the background's in front or left out"
             raise ValueError(
-                f"structure_volumes must have {expected} values, one per class and the background first, but has {given}; "
-                "count as many classes as the network has channels."
+                f"structure_volumes must have {allowed}, but has {given}; count as many classes as the network has channels."
             )
 
 
@@ -114,7 +116,9 @@ def _read_volumes(smoothing: str | None, volumes: Sequence[float] | Tensor | Non
     if smoothing is None:
         return None
     if smoothing != "structure_volume":
-        raise ValueError(f'smoothing must be None or "structure_volume", but is {smoothing!r}.')
+        raise ValueError(
+            f'smoothing must be None or "structure_volume", but is {smoothing!r}; for constants set smooth_nr and smooth_dr.'
+        )
     if volumes is None:
         raise ValueError(
             'smoothing="structure_volume" needs structure_volumes, the mean volume of each class in voxels; '

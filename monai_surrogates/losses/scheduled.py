@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -77,9 +78,9 @@ class ScheduledLoss(_Loss):
             raise ValueError(f'reduction must be "mean" or "sum" for a schedule of losses, but is {reduction!r}.')
         super().__init__(reduction=reduction)
         schedule = _sorted_by_epoch(objectives)
-        if isinstance(ramp, bool) or not isinstance(ramp, int) or ramp < 0:
+        if not _is_count(ramp):
             raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
-        self.ramp = ramp
+        self.ramp = int(ramp)
         self.starts, self.names = list(schedule), _names(schedule.values())
         self._check_ramp()
         named = list(dict.fromkeys(entry for entry in schedule.values() if isinstance(entry, str)))
@@ -87,7 +88,7 @@ class ScheduledLoss(_Loss):
         parts |= {n: loss for n, loss in zip(self.names, schedule.values(), strict=True) if isinstance(loss, nn.Module)}
         _check_reductions(parts, reduction)
         self.parts = nn.ModuleDict(parts)
-        self._told, self._checked = False, False
+        self._told, self._checked, self._warned = False, False, False
         self._stand_at(0)
 
     @property
@@ -125,8 +126,10 @@ class ScheduledLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The objective of the epoch, or in a ramp the weighted sum of two; errors are those of all objectives."""
-        if not (self._checked or torch.compiler.is_compiling()):
-            self._check_first(input, target)
+        if not torch.compiler.is_compiling():
+            self._warn_if_untold(input)
+            if not self._checked:
+                self._check_first(input, target)
         first, *second = self._active
         loss: Tensor = self.parts[first](input, target)
         if not second:
@@ -141,7 +144,7 @@ class ScheduledLoss(_Loss):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Go on from the epoch of a ``state_dict``; where the objectives begin is said by the arguments."""
-        self.set_epoch(int(state[0]))
+        self._stand_at(int(state[0]))
 
     def extra_repr(self) -> str:
         """The schedule."""
@@ -162,14 +165,20 @@ class ScheduledLoss(_Loss):
                     f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
                 )
 
+    def _warn_if_untold(self, input: Tensor) -> None:
+        # A state says the epoch once, and validation needs none; so only training without set_epoch is a mistake.
+        if self._warned or self._told or not (torch.is_grad_enabled() and input.requires_grad):
+            return
+        self._warned = True
+        if len(self.names) > 1:
+            warn_user(
+                f"{type(self).__name__} stays with {' and '.join(self._active)} as long as nobody tells it the epoch; list "
+                "monai_surrogates.handlers.ObjectiveSchedule in the trainer's handlers, or call set_epoch in each epoch."
+            )
+
     def _check_first(self, input: Tensor, target: Tensor) -> None:
         # What a later objective refuses must not wait for its epoch.
         self._checked = True
-        if not self._told and len(self.names) > 1 and torch.is_grad_enabled() and input.requires_grad:
-            warn_user(
-                f"{type(self).__name__} stays with {self.names[0]} as long as nobody tells it the epoch; list "
-                "monai_surrogates.handlers.ObjectiveSchedule in the trainer's handlers, or call set_epoch in each epoch."
-            )
         for part in self.parts.values():
             for loss in part.children() if isinstance(part, SurrogateCELoss) else [part]:
                 if isinstance(loss, SurrogateLoss):
@@ -240,7 +249,7 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         if self._half_way and start > 0:
             self._begin_at(start)
         if self.is_known:
-            self.set_epoch(epoch)
+            self._stand_at(epoch)
 
     def get_extra_state(self) -> Tensor:
         """The epoch and where the objectives begin; −1 where that is not known yet."""
@@ -282,9 +291,16 @@ SCHEDULES: dict[str, type[ScheduledLoss]] = {
 def _as_epoch(key: Any) -> int:
     if isinstance(key, str) and key.isascii() and key.isdigit():
         return int(key)
-    if isinstance(key, int) and not isinstance(key, bool) and key >= 0:
-        return key
-    raise ValueError(f"an epoch of a schedule must be a whole number from 0 on, but is {key!r}.")
+    if _is_count(key):
+        return int(key)
+    raise ValueError(
+        f"an epoch of a schedule must be a whole number from 0 on, but is {key!r}; count the completed epochs after which "
+        "the objective begins."
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:

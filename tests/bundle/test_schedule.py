@@ -117,7 +117,8 @@ def test_a_schedule_that_cannot_be_stops_before_training(
 
 def test_a_schedule_that_the_training_does_not_reach_warns(bundle: Path, task: Path) -> None:
     with pytest.warns(
-        UserWarning, match=r"does not reach SoftJaccardCELoss \(50\), lovasz_softmax \(75\), because max_epochs is 1"
+        UserWarning,
+        match=r"does not reach SoftJaccardCELoss \(50\), lovasz_softmax \(75\), because the training ends after epoch 1",
     ):
         run_workflow(bundle, "train", "schedule", dataset_dir=str(task), epochs=1, **SMALL)
 

@@ -159,8 +159,16 @@ def test_half_way_stays_where_it_was_when_the_training_is_made_longer():
 @pytest.mark.parametrize(
     ("arguments", "max_epochs", "match"),
     [
-        ({}, 2, r"ScheduledLoss does not reach soft_dice \(2\), because max_epochs is 2; train longer"),
-        ({"ramp": 3}, 5, "does not complete its ramp to soft_dice, epochs 2 to 5, because max_epochs is 5"),
+        (
+            {},
+            2,
+            r"ScheduledLoss does not reach soft_dice \(2\), because the training ends after epoch 2; train longer",
+        ),
+        (
+            {"ramp": 3},
+            5,
+            "does not complete its ramp to soft_dice, epochs 2 to 5, because the training ends after epoch 5",
+        ),
     ],
 )
 def test_objectives_beyond_the_last_epoch_warn_before_training(arguments, max_epochs, match):
@@ -174,6 +182,41 @@ def test_objectives_beyond_the_last_epoch_warn_before_training(arguments, max_ep
         with pytest.raises(UserWarning, match=match):
             engine.run([item()], max_epochs=max_epochs)
     assert order == []
+
+
+# Ignite counts in iterations too; an epoch of a run of max_iters may be cut short at the end.
+@pytest.mark.parametrize(("max_iters", "switch"), [(12, 3), (11, 3), (9, 2), (2, 1)])
+def test_half_way_comes_from_max_iters(max_iters, switch):
+    loss, values = CrossEntropyToSoftDiceLoss(**FLAGS), []
+    engine = engine_of(loss, values)
+    ObjectiveSchedule(loss).attach(engine)
+    engine.run([item()] * 2, max_iters=max_iters)
+    assert loss.starts == [0, switch]
+    assert len(values) == max_iters
+
+
+def test_objectives_beyond_max_iters_warn():
+    loss = ScheduledLoss(SCHEDULE, **FLAGS)
+    engine = engine_of(loss, [])
+    ObjectiveSchedule(loss).attach(engine)
+    with pytest.warns(UserWarning, match=r"does not reach soft_dice \(2\), because the training ends after epoch 2"):
+        engine.run([item()] * 2, max_iters=3)
+
+
+def test_half_way_of_an_unknown_number_of_epochs_is_refused_before_training():
+    for loss, runs in (
+        (CrossEntropyToSoftDiceLoss(**FLAGS), 0),
+        (CrossEntropyToSoftDiceLoss(switch_epoch=1, **FLAGS), 3),
+    ):
+        values = []
+        engine = engine_of(loss, values)
+        ObjectiveSchedule(loss).attach(engine)
+        if runs:
+            engine.run(iter([item()] * 3), max_iters=3)
+        else:
+            with pytest.raises(ValueError, match=r"switches half-way, but how many epochs .* run it with max_epochs"):
+                engine.run(iter([item()] * 3), max_iters=3)
+        assert len(values) == runs
 
 
 def test_a_schedule_that_fits_warns_of_nothing():

@@ -2,11 +2,17 @@
 
 import logging
 import random
+import re
+import socket
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler, ValidationHandler
@@ -245,6 +251,86 @@ def test_a_file_of_another_training_is_one_sentence(tmp_path, arguments, match):
         training(tmp_path, resume=True, **arguments)[0].run()
 
 
+def engine_at(path, resume=False, limit=None, objects=None, interval=1):
+    """The numbers of the iterations that an engine with epochs of 2 runs."""
+    ran = []
+    engine = Engine(lambda engine, batch: ran.append(engine.state.iteration))
+    ResumableTraining(path, objects or {}, resume=resume, interval=interval).attach(engine)
+    engine.run([0, 1], **limit)
+    return ran
+
+
+@pytest.mark.parametrize("first", [{"max_epochs": 2}, {"max_iters": 4}, {"max_iters": 5}], ids=str)
+@pytest.mark.parametrize(
+    ("then", "last"), [({"max_epochs": 5}, 10), ({"max_iters": 10}, 10), ({"max_iters": 7}, 7)], ids=str
+)
+def test_the_new_run_says_how_long_it_goes_on(tmp_path, first, then, last):
+    engine_at(tmp_path / "last.pt", limit=first)
+    assert engine_at(tmp_path / "last.pt", resume=True, limit=then) == list(range(5, last + 1))
+
+
+@pytest.mark.parametrize("first", [{"max_epochs": 2}, {"max_iters": 4}], ids=str)
+def test_a_file_beyond_the_new_run_is_one_sentence(tmp_path, first):
+    engine_at(tmp_path / "last.pt", limit=first)
+    for then, match in (
+        ({"max_epochs": 1}, "no more than max_epochs=1, but is of 2 epochs; raise max_epochs"),
+        ({"max_iters": 3}, "no more than max_iters=3, but is of 4 iterations; raise max_iters"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            engine_at(tmp_path / "last.pt", resume=True, limit=then)
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_iters": 6}, {"max_iters": 7}], ids=str)
+def test_the_last_whole_epoch_is_saved_whatever_the_interval(tmp_path, limit):
+    engine_at(tmp_path / "last.pt", limit=limit, interval=2)
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["iteration"] == 6
+
+
+def test_numpy_s_numbers_in_a_state_are_read_again(tmp_path):
+    network = nn.BatchNorm1d(1)
+    for resume in (False, True):
+        engine = Engine(lambda engine, batch: None)
+        saver = Checkpoint(
+            {"model": network},
+            DiskSaver(tmp_path / str(resume), create_dir=True),
+            score_function=lambda engine: np.float64(engine.state.epoch),
+        )
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: np.float64(0.5))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
+        objects = {"model": network, "saver": saver, "optimizer": optimizer, "scheduler": scheduler}
+        ResumableTraining(tmp_path / "last.pt", objects, resume=resume).attach(engine)
+        engine.run([0], max_epochs=2)
+    assert [item.priority for item in saver._saved] == [2.0]
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["model"]._metadata[""]["version"] == 2
+
+
+def rank_main(rank, port, folder, results):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    engine_at(folder / "shared.pt", limit={"max_epochs": 2})
+    dist.barrier()
+    shared = engine_at(folder / "shared.pt", resume=True, limit={"max_epochs": 3})
+    try:
+        engine_at(folder / str(rank) / "last.pt", resume=True, limit={"max_epochs": 2})
+    except ValueError as error:
+        results[rank] = (shared, str(error))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_file_that_only_one_of_two_processes_sees_is_refused_by_both(tmp_path):
+    engine_at(tmp_path / "0" / "last.pt", limit={"max_epochs": 1})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = mp.get_context("spawn").Manager().dict()
+    mp.spawn(rank_main, (port, tmp_path, results), nprocs=2)
+    for rank in (0, 1):
+        shared, said = results[rank]
+        assert shared == [5, 6]
+        assert "must be seen by all 2 processes or by none, but is seen by 1; put it on a disk that they share" in said
+
+
 def test_a_file_without_an_object_names_it(tmp_path):
     for objects in ({}, {"model": nn.Linear(1, 1)}):
         engine = Engine(lambda engine, batch: None)
@@ -260,7 +346,11 @@ def test_impossible_arguments(tmp_path):
     for name in ("trainer", "scaler", "best", "seed"):
         with pytest.raises(ValueError, match=f"objects must not hold {name}, a name of the file's own; rename it"):
             ResumableTraining(tmp_path / "last.pt", {name: nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match="interval must be at least 1, an epoch, but is 0"):
-        ResumableTraining(tmp_path / "last.pt", {}, interval=0)
+    for interval in (0, 1.5, True, "2", np.float64(2)):
+        with pytest.raises(
+            ValueError,
+            match=f"interval must be a whole number of epochs, at least 1, but is {re.escape(repr(interval))}",
+        ):
+            ResumableTraining(tmp_path / "last.pt", {}, interval=interval)
     with pytest.raises(TypeError, match="resume must be True or False, but is 'false'; write it with a capital letter"):
         ResumableTraining(tmp_path / "last.pt", {}, resume="false")

@@ -735,6 +735,19 @@ def test_volumes_of_the_wrong_number_are_refused_before_any_arithmetic(flags, gi
             check_channels(wrapped, 3)
 
 
+@pytest.mark.parametrize(("channels", "allowed"), [(1, "1 or 2"), (2, "2 or 3")])
+def test_volumes_of_structures_may_leave_the_background_out(channels, allowed):
+    for given in ([9.0] * (channels + 2), [9.0] * (channels + 3)):
+        loss = SoftDiceLoss(sigmoid=True, **BY_VOLUME, structure_volumes=given)
+        match = (
+            f"must have {allowed} values, one per channel, the background's in front or left out, but has {len(given)}"
+        )
+        with pytest.raises(ValueError, match=match):
+            check_channels(loss, channels)
+    for given in ([9.0] * channels, [9.0] * (channels + 1)):
+        check_channels(SoftDiceLoss(sigmoid=True, **BY_VOLUME, structure_volumes=given), channels)
+
+
 def test_two_classes_of_one_channel_have_two_volumes():
     for given in ([5.0], [9.0, 5.0, 1.0]):
         loss = SoftDiceLoss(sigmoid=True, two_class=True, **BY_VOLUME, structure_volumes=given)
@@ -767,7 +780,9 @@ def test_smoothing_by_volume_needs_volumes_and_a_known_name(cls):
         ValueError, match=r"needs structure_volumes, .*; monai_surrogates\.data\.structure_volumes measures"
     ):
         cls(**SOFTMAX, **BY_VOLUME)
-    with pytest.raises(ValueError, match="smoothing must be None or \"structure_volume\", but is 'volume'"):
+    with pytest.raises(
+        ValueError, match="smoothing must be None or \"structure_volume\", but is 'volume'; for constants set smooth_nr"
+    ):
         cls(**SOFTMAX, smoothing="volume", structure_volumes=[1, 1])
 
 
@@ -839,7 +854,10 @@ def test_class_weighting_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="class_weighting='median_frequency' needs class_counts"):
         WeightedCELoss(class_weighting="median_frequency")
     for cls in (SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, WeightedCELoss, SoftDiceCELoss):
-        with pytest.raises(ValueError, match=r"class_weighting must be one of inverse_frequency, .* but is 'median'"):
+        with pytest.raises(
+            ValueError,
+            match=r"class_weighting must be one of inverse_frequency, .* but is 'median'\. Did you mean 'median_f",
+        ):
             cls(class_weighting="median", class_counts=[1, 2])
 
 
@@ -849,9 +867,12 @@ def test_class_weighting_that_cannot_be_is_refused():
 @pytest.mark.parametrize(
     ("loss", "match"),
     [
-        (SoftDiceLoss(**SOFTMAX, weight=[1.0, 2.0]), "weight must have 3 values"),
+        (
+            SoftDiceLoss(**SOFTMAX, weight=[1.0, 2.0]),
+            "weight must have 3 .*; give as many as the network has channels, or one",
+        ),
         (WeightedCELoss(**SOFTMAX, class_counts=[1, 2]), "class_counts must have 3 values"),
-        (LovaszSoftmaxLoss(**SOFTMAX, classes=[3]), "classes must lie in 0 to 2"),
+        (LovaszSoftmaxLoss(**SOFTMAX, classes=[3]), "classes must lie in 0 to 2, .*; drop those for which"),
         (SoftDiceCELoss(**SOFTMAX, weight=[1.0, 2.0]), "weight must have 3 values"),
     ],
     ids=["weight", "counts", "classes", "compound"],

@@ -6,6 +6,7 @@ import pickle
 import warnings
 
 import monai
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -240,7 +241,12 @@ def test_an_argument_of_no_objective_warns_once_and_an_unknown_one_is_an_error()
         (["cross_entropy"], {}, TypeError, "objectives must map epochs"),
         ({0: "cross_entropy", -5: "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is -5"),
         ({0: "cross_entropy", "-5": "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is '-5'"),
-        ({0: "cross_entropy", 0.5: "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is 0.5"),
+        (
+            {0: "cross_entropy", 0.5: "soft_dice"},
+            {},
+            ValueError,
+            "a whole number from 0 on, but is 0.5; count the completed epochs",
+        ),
         ({0: "cross_entropy", True: "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is True"),
         (
             {0: "cross_entropy", 5: "soft_dice", "5": "soft_jaccard"},
@@ -328,6 +334,27 @@ def test_training_without_anybody_who_tells_the_epoch_warns_once():
     told = ScheduledLoss(CE_LOVASZ, **FLAGS)
     told.set_epoch(0)
     told(x, y)
+
+
+def test_neither_validation_nor_a_state_takes_the_warning_away():
+    x, y = batch(requires_grad=True)
+    half_way = CrossEntropyToSoftDiceLoss(**FLAGS)
+    half_way.set_length(4)
+    for loss in (ScheduledLoss(CE_LOVASZ, **FLAGS), half_way):
+        resumed = copy.deepcopy(loss)
+        loss.set_epoch(2)
+        resumed.load_state_dict(loss.state_dict())
+        with torch.no_grad():
+            resumed(x, y)
+        with pytest.warns(UserWarning, match=f"stays with {resumed._active[0]} as long as nobody tells it the epoch"):
+            resumed(x, y)
+        resumed(x, y)  # once
+
+
+def test_numpy_s_whole_numbers_are_epochs_too():
+    loss = ScheduledLoss({np.int64(0): "cross_entropy", np.int64(4): "soft_dice"}, ramp=np.int64(3), **FLAGS)
+    assert repr(loss).splitlines()[1].strip() == "{0: cross_entropy, 4: soft_dice}, ramp=3"
+    assert [type(start) for start in loss.starts] == [int, int]
 
 
 # State

@@ -6,9 +6,11 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from monai_surrogates.cli import app
+from monai_surrogates.losses import SCHEDULES
 from monai_surrogates.study import Study
 from monai_surrogates.study.plan import QUICK
 
@@ -50,6 +52,11 @@ def test_unknown_objective(tmp_path):
     message = refused(tmp_path, "--objectives", "soft_dise,lovasz_softmax")
     assert "cross_entropy, weighted_cross_entropy, soft_dice, soft_jaccard, lovasz_softmax" in message
     assert "Did you mean 'soft_dice'?" in message
+
+
+def test_help_names_the_schedules_too():
+    (option,) = [o for o in get_command(app).commands["study"].params if o.name == "objectives"]
+    assert all(name in option.help for name in SCHEDULES)
 
 
 def test_the_same_objective_twice(tmp_path):
