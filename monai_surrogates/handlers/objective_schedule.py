@@ -45,8 +45,13 @@ class ObjectiveSchedule:
     """
 
     def __init__(self, loss_function: Any = None, name: str = "objective") -> None:
+        if loss_function is not None and not isinstance(loss_function, nn.Module):
+            raise TypeError(
+                f"loss_function must be a loss, a torch module, or None, but is {loss_function!r}; give the loss."
+            )
         self.loss_function, self.name = loss_function, name
         self._said: dict[str, float] = {}
+        self._looked_at: list[list[int]] = []  # where the objectives begin, as it was when warnings were due
 
     def attach(self, engine: Engine) -> None:
         """Follow an engine's epochs.
@@ -62,16 +67,19 @@ class ObjectiveSchedule:
         self._said = {}
         epochs = _epochs_of(engine)
         for loss in self._schedules(engine):
-            if epochs is not None:
-                self._tell_length(engine, loss, epochs)
+            if epochs is not None and (engine.state.epoch == 0 or not loss.is_known):
+                loss.set_length(epochs)  # a training that resumes keeps the switch of its state
             elif not loss.is_known:
                 raise ValueError(
                     f"{type(loss).__name__} switches half-way, but how many epochs the training has is not known; run it "
                     "with max_epochs, give it epoch_length, or set switch_epoch."
                 )
+        self._warn_of_unreached(engine)
 
     def epoch_started(self, engine: Engine) -> None:
         """Tell the number of completed epochs; Ignite counts the one that begins."""
+        if [loss.starts for loss in self._schedules(engine)] != self._looked_at:  # a state was loaded since the start
+            self._warn_of_unreached(engine)
         weights: dict[str, float] = {}
         for loss in self._schedules(engine):
             loss.set_epoch(engine.state.epoch - 1)
@@ -93,23 +101,30 @@ class ObjectiveSchedule:
         modules = loss.modules() if isinstance(loss, nn.Module) else []
         return [module for module in modules if isinstance(module, ScheduledLoss)]
 
-    def _tell_length(self, engine: Engine, loss: ScheduledLoss, epochs: int) -> None:
-        if engine.state.epoch == 0 or not loss.is_known:  # a training that resumes keeps the switch of its state
-            loss.set_length(epochs)
-        beyond = [f"{name} ({start})" for start, name in zip(loss.starts, loss.names, strict=True) if start >= epochs]
-        if beyond:
-            warnings.warn(
-                f"{type(loss).__name__} does not reach {', '.join(beyond)}, because the training ends after epoch {epochs}; "
-                "train longer, or begin earlier.",
-                stacklevel=2,
-            )
-        elif loss.starts[-1] > 0 and loss.starts[-1] + loss.ramp >= epochs:
-            warnings.warn(
-                f"{type(loss).__name__} does not complete its ramp to {loss.names[-1]}, epochs {loss.starts[-1]} to "
-                f"{loss.starts[-1] + loss.ramp}, because the training ends after epoch {epochs}; train longer, or shorten "
-                "the ramp.",
-                stacklevel=2,
-            )
+    def _warn_of_unreached(self, engine: Engine) -> None:
+        epochs = _epochs_of(engine)
+        schedules = self._schedules(engine)
+        self._looked_at = [list(loss.starts) for loss in schedules]
+        if epochs is not None:
+            for loss in schedules:
+                _warn_of_unreached(loss, epochs)
+
+
+def _warn_of_unreached(loss: ScheduledLoss, epochs: int) -> None:
+    beyond = [f"{name} ({start})" for start, name in zip(loss.starts, loss.names, strict=True) if start >= epochs]
+    if beyond:
+        warnings.warn(
+            f"{type(loss).__name__} does not reach {', '.join(beyond)}, because the training ends after epoch {epochs}; "
+            "train longer, or begin earlier.",
+            stacklevel=2,
+        )
+    elif loss.starts[-1] > 0 and loss.starts[-1] + loss.ramp >= epochs:
+        warnings.warn(
+            f"{type(loss).__name__} does not complete its ramp to {loss.names[-1]}, epochs {loss.starts[-1]} to "
+            f"{loss.starts[-1] + loss.ramp}, because the training ends after epoch {epochs}; train longer, or shorten "
+            "the ramp.",
+            stacklevel=2,
+        )
 
 
 def _epochs_of(engine: Engine) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, ClassVar
@@ -165,9 +165,10 @@ class ScheduledLoss(_Loss):
                     f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
                 )
 
-    def _warn_if_untold(self, input: Tensor) -> None:
+    def _warn_if_untold(self, input: Tensor | Sequence[Tensor]) -> None:
         # A state says the epoch once, and validation needs none; so only training without set_epoch is a mistake.
-        if self._warned or self._told or not (torch.is_grad_enabled() and input.requires_grad):
+        first = input if isinstance(input, Tensor) else input[0]  # deep supervision gives a list
+        if self._warned or self._told or not (torch.is_grad_enabled() and first.requires_grad):
             return
         self._warned = True
         if len(self.names) > 1:

@@ -287,3 +287,18 @@ def test_two_ranks_train_through_a_ramp_as_one_process_does():
         for epoch, of_epoch in enumerate(expected):
             for mine, alone in zip(results[rank][epoch], of_epoch, strict=True):
                 torch.testing.assert_close(mine, alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_loss_that_is_no_module_is_refused():
+    with pytest.raises(TypeError, match="loss_function must be a loss, a torch module, or None"):
+        ObjectiveSchedule("lovasz_softmax")
+
+
+def test_a_switch_that_comes_with_a_loaded_state_is_looked_at_too():
+    long, short = (CrossEntropyToSoftDiceLoss(softmax=True, to_onehot_y=True) for _ in range(2))
+    long.set_length(12)
+    engine = Engine(lambda engine, batch: 0.0)
+    ObjectiveSchedule(short).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda: short.load_state_dict(long.state_dict()))
+    with pytest.warns(UserWarning, match=r"does not reach soft_dice \(6\)"):
+        engine.run([0], max_epochs=5)

@@ -464,3 +464,14 @@ def test_a_schedule_of_one_objective_is_that_objective():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(ScheduledLoss({0: "soft_dice"}, **FLAGS)(x, y), SoftDiceLoss(**FLAGS)(x, y))
+
+
+def test_objectives_may_be_of_deep_supervision():
+    parts = {
+        0: monai.losses.DeepSupervisionLoss(PlainCELoss(softmax=True, to_onehot_y=True)),
+        5: monai.losses.DeepSupervisionLoss(SoftDiceLoss(softmax=True, to_onehot_y=True)),
+    }
+    x, y = torch.zeros(1, 2, 4, 4, requires_grad=True), torch.zeros(1, 1, 4, 4)
+    with pytest.warns(UserWarning, match="stays with DeepSupervisionLoss"):
+        loss = ScheduledLoss(parts)([x, x[:, :, ::2, ::2]], y)
+    torch.testing.assert_close(loss.item(), parts[0]([x, x[:, :, ::2, ::2]], y).item())
