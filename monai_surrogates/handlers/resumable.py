@@ -4,12 +4,12 @@ import copy
 import logging
 import warnings
 from collections.abc import Mapping
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.utils import manual_seed
@@ -77,7 +77,7 @@ class ResumableTraining:
             raise ValueError(f"objects must not hold {', '.join(taken)}, a name of the file's own; rename it.")
         if not isinstance(resume, bool):  # a command line makes a string of true, and of false too
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
-        if isinstance(interval, bool) or not isinstance(interval, int | np.integer) or interval < 1:
+        if isinstance(interval, bool) or not hasattr(interval, "__index__") or interval < 1:
             raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
         self.path, self.resume, self.interval = Path(path), resume, int(interval)
         self.objects = dict(objects)
@@ -206,7 +206,7 @@ def _is_last(engine: Engine) -> bool:
 
 def _plain(state: Any) -> Any:
     """A state with Python's numbers in place of NumPy's, which ``weights_only`` does not read."""
-    if isinstance(state, np.generic):
+    if isinstance(state, Real) and hasattr(state, "item"):
         return state.item()
     if isinstance(state, dict):
         plain = copy.copy(state)  # with what a module's state holds beside its items
