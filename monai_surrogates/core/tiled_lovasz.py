@@ -74,7 +74,9 @@ class _SoftmaxLovasz(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], *output[2:])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 6
         if torch.is_grad_enabled():  # to be differentiated once more
             logits, weighted, _ = ctx.saved_tensors
             p = logits.softmax(1)
@@ -92,7 +94,9 @@ class _TwoClasses(_SoftmaxLovasz):
         return loss, volume, cells, tables
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if gradients[0] is None:
+            return (None,) * 6
         logits, cells, tables = ctx.saved_tensors
         if torch.is_grad_enabled():
             inside = 2 * (cells.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside

@@ -56,7 +56,9 @@ class _SoftmaxOverlap(torch.autograd.Function):
         ctx.save_for_backward(logits, labels, valid, output[1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        if gradients[0] is None:
+            return None, None, None, None
         logits, labels, valid, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
             grad = _plain_slopes(logits, labels, valid, ctx.squared, gradients[0])
