@@ -200,11 +200,10 @@ def _two_class_slopes(
 ) -> None:
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
     p = torch.sub(x[1], x[0]).sigmoid_()
-    g = y.to(p.dtype).mul_(of_own.sum()).sub_(of_own[0])  # b₁ in class 1, −b₀ outside
+    of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
+    g = torch.stack([of_p - of_own[0], of_p + of_own[1]]).index_select(0, y)
     if squared:
         g.add_(p * (2 * of_volume.sum())).sub_(2 * of_volume[0])
-    else:
-        g.add_(of_volume[1] - of_volume[0])
     if v is not None:
         g.mul_(v)
     torch.ops.aten.sigmoid_backward(g, p, grad_input=out[1])  # g·p·q
