@@ -32,7 +32,7 @@ def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> T
     return weights
 
 
-def row_is_reference(reference: Tensor, row: int) -> Tensor:
+def _row_is_reference(reference: Tensor, row: int) -> Tensor:
     """Whether voxels are in the reference of a row: as they say, or if they are labels, whether the row is theirs."""
     return reference if reference.dtype == torch.bool else reference == row
 
@@ -41,12 +41,11 @@ def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     weights = torch.zeros(errors.shape, dtype=errors.dtype)
     reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
     sides = [errors] if valid is None else [errors, valid]
-    shared = errors.ndim > 1 and all(
-        x.stride(-2) == 0 for x in sides
-    )  # the rows of an item are one and the same: one order
+    # where the rows of an item are one and the same, one order serves them all
+    shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
     for row in itertools.product(*map(range, errors.shape[:-1])):
         counted = None if valid is None else valid[row]
-        is_reference = row_is_reference(reference[row], row[-1] if row else 0)
+        is_reference = _row_is_reference(reference[row], row[-1] if row else 0)
         if not shared:
             places = _falling_places(errors[row], _that_weigh(errors[row], is_reference, counted))
         elif row[-1] == 0:

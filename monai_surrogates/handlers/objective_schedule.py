@@ -78,10 +78,11 @@ class ObjectiveSchedule:
 
     def epoch_started(self, engine: Engine) -> None:
         """Tell the number of completed epochs; Ignite counts the one that begins."""
-        if [loss.starts for loss in self._schedules(engine)] != self._looked_at:  # a state was loaded since the start
+        schedules = self._schedules(engine)
+        if [loss.starts for loss in schedules] != self._looked_at:  # a state was loaded since the start
             self._warn_of_unreached(engine)
         weights: dict[str, float] = {}
-        for loss in self._schedules(engine):
+        for loss in schedules:
             loss.set_epoch(engine.state.epoch - 1)
             weights |= loss.weights_at(loss.epoch)
         engine.state.metrics.update({f"{self.name}/{name}": weight for name, weight in weights.items()})

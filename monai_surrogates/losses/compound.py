@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.base import PerClassLoss, Weight, accepted_arguments, unknown_name, warn_of_foreign
+from monai_surrogates.losses.arguments import Weight, accepted_arguments, unknown_name, warn_of_foreign
+from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss

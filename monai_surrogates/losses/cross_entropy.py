@@ -12,12 +12,13 @@ from torch import Tensor
 from monai_surrogates.core import class_weights, positive_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.losses.base import CommonArguments, SurrogateLoss, Weight
+from monai_surrogates.losses.arguments import CommonArguments, Weight
+from monai_surrogates.losses.base import SurrogateLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from monai_surrogates.losses.base import SharedArguments
+    from monai_surrogates.losses.arguments import SharedArguments
 
 
 class CrossEntropyArguments(CommonArguments, total=False):
@@ -47,7 +48,7 @@ class PlainCELoss(SurrogateLoss):
         per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
             instead of normalising the batch as a whole. Unreduced losses are not normalised either way.
         soft_label: the target may hold fractions; they are used either way.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.SharedArguments`. ``weight``
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.SharedArguments`. ``weight``
             with C − 1 values (and ``include_background=False``) gives the background the weight 1. For binary
             cross-entropy it is the weight of positive voxels.
 

@@ -16,7 +16,7 @@ from monai_surrogates.losses.base import PerClassLoss
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from monai_surrogates.losses.base import PerClassArguments
+    from monai_surrogates.losses.arguments import PerClassArguments
 
 
 METHODS = ("auto", "sort", "bins")
@@ -101,7 +101,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
             sizes of their batches to choose alike (on a GPU they take bins); ``"bins"`` spares them that.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. One or two channels
             get four times as many: they cost little there, and a gradient within a relative 1e-3 needs them.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with
             ``classes="present"`` by default.
 
     Returns:
@@ -158,7 +158,7 @@ class LovaszHingeLoss(LovaszLoss):
 
     Args:
         method: ``"sort"`` or ``"auto"``, which sorts.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`, here with
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with
             ``classes="present"`` by default: an image without the structure is left out unless ``classes="all"``.
 
     Returns:

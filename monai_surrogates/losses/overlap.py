@@ -11,7 +11,8 @@ from torch import Tensor
 from monai_surrogates.core import Overlap, soft_overlap, softmax_overlap, structure_smoothing, tversky_index
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels, plain_tensor
-from monai_surrogates.losses.base import PerClassArguments, PerClassLoss
+from monai_surrogates.losses.arguments import PerClassArguments
+from monai_surrogates.losses.base import PerClassLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,7 +153,7 @@ class SoftTverskyLoss(OverlapLoss):
         smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
         smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
@@ -201,7 +202,7 @@ class SoftDiceLoss(OverlapLoss):
         smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
         smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
@@ -242,7 +243,7 @@ class SoftJaccardLoss(OverlapLoss):
         smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
         smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.base.PerClassArguments`.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.

@@ -6,13 +6,15 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.base import PerClassLoss, SurrogateLoss, accepted_arguments, warn_of_foreign, warn_user
+from monai_surrogates.losses.arguments import accepted_arguments, warn_of_foreign, warn_user
+from monai_surrogates.losses.base import PerClassLoss, SurrogateLoss
 from monai_surrogates.losses.compound import SurrogateCELoss, named_entry
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.objectives import OBJECTIVES
@@ -41,7 +43,7 @@ class ScheduledLoss(_Loss):
             An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
-        **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.base.PerClassArguments`. Each
+        **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.arguments.PerClassArguments`. Each
             objective gets those that it knows: ``smoothing`` and ``structure_volumes`` reach soft Dice and soft Jaccard,
             ``class_counts`` and ``class_weighting`` weighted cross-entropy. Cross-entropy counts all classes whatever
             ``include_background`` says, as in :class:`~monai_surrogates.losses.SurrogateCELoss`.
@@ -310,13 +312,14 @@ def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:
             'objectives must map epochs to objectives, such as {0: "cross_entropy", 50: "lovasz_softmax"}, '
             f"but is {objectives!r}."
         )
-    epochs = sorted(_as_epoch(key) for key in objectives)
+    by_epoch = sorted(((_as_epoch(key), objective) for key, objective in objectives.items()), key=itemgetter(0))
+    epochs = [epoch for epoch, _ in by_epoch]
     for epoch, following in pairwise(epochs):
         if epoch == following:
             raise ValueError(f"objectives must name each epoch once, but hold {epoch} twice; drop one of the two.")
     if epochs[0] != 0:
         raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {epochs[0]}; add a key 0.")
-    return dict(sorted((_as_epoch(key), objective) for key, objective in objectives.items()))
+    return dict(by_epoch)
 
 
 def _names(objectives: Any) -> list[str]:

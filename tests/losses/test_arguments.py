@@ -26,7 +26,7 @@ from monai_surrogates.losses import (
     WeightedCELoss,
     check_channels,
 )
-from monai_surrogates.losses.base import accepted_arguments
+from monai_surrogates.losses.arguments import accepted_arguments
 from tests.losses.test_against_monai import assert_same, random_batch, value_and_gradient
 
 SHAPES = {"2D": (4, 5), "3D": (2, 3, 4)}

@@ -1,0 +1,203 @@
+"""The arguments of all losses: what they mean, their checks, and what is said of those that mean nothing to a loss."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from monai_surrogates.core import inputs
+
+Weight = Sequence[float] | float | Tensor | None
+Classes = Literal["all", "present"] | Sequence[int]
+
+# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and those that single losses of ours add. A config that
+# changes nothing but the target may hold any of them; one that means nothing for a loss is named in a warning.
+FOREIGN_ARGUMENTS = frozenset(
+    {
+        "include_background",
+        "other_act",
+        "squared_pred",
+        "jaccard",
+        "smoothing",
+        "smooth_nr",
+        "smooth_dr",
+        "batch",
+        "soft_label",
+        "alpha",
+        "beta",
+        "label_smoothing",
+        "lambda_dice",
+        "lambda_ce",
+        "lambda_surrogate",
+        "classes",
+        "two_class",
+        "per_image",
+        "method",
+        "bins",
+        "ramp",
+        "switch_epoch",
+    }
+)
+
+
+class CommonArguments(TypedDict, total=False):
+    """Arguments that mean the same for every loss, MONAI's names with MONAI's meaning.
+
+    Attributes:
+        to_onehot_y: the target is a label map (B, 1, spatial...); otherwise it holds one channel per class.
+        sigmoid: apply a sigmoid: every channel is a structure of its own.
+        softmax: apply a softmax over the channels: every voxel belongs to one class.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        ignore_index: voxels with this label are removed: the result is that of the volume without them. In a target with one
+            channel per class it names the class whose voxels go; a label beyond the classes removes the voxels that hold it
+            and, unless ``sigmoid=True`` lets structures be absent, those of no class (MONAI's reading).
+        check_labels: check the values of labels and probabilities at every call, on a GPU too.
+        sync: the batch is that of all ranks of the process group, so that gradients under DistributedDataParallel equal those
+            of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off, so
+            a loss computed in validation is that of the rank's own batch.
+    """
+
+    to_onehot_y: bool
+    sigmoid: bool
+    softmax: bool
+    reduction: str
+    ignore_index: int | None
+    check_labels: bool
+    sync: bool
+
+
+class SharedArguments(CommonArguments, total=False):
+    """Arguments that every loss takes.
+
+    Attributes:
+        weight: one value, C values, or C − 1 when the background is excluded, by ``include_background=False`` or a list of
+            classes without 0 (C values then drop entry 0). Weights balance classes against each other: as in MONAI they do
+            not touch a loss of a single class.
+        class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
+        class_weighting: how class_counts become weights; read by WeightedCELoss alone, accepted by all.
+        structure_volumes: mean volume of each class in voxels over the training images that hold it, C values with the
+            background first; read by the overlap losses with ``smoothing="structure_volume"``, accepted by all.
+    """
+
+    weight: Weight
+    class_counts: Sequence[int] | Tensor | None
+    class_weighting: str | None
+    structure_volumes: Sequence[float] | Tensor | None
+
+
+class PerClassArguments(SharedArguments, total=False):
+    """Arguments of the losses that are a score per image and class.
+
+    Attributes:
+        include_background: False leaves channel 0 out of the mean.
+        other_act: another activation than sigmoid and softmax.
+        batch: one score over the whole batch instead of one per item.
+        classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
+            list of class ids.
+        two_class: score a single channel as two classes, prediction and reference inverted being the background; more
+            channels are a ValueError.
+    """
+
+    include_background: bool
+    other_act: Callable[[Tensor], Tensor] | None
+    batch: bool
+    classes: Classes
+    two_class: bool
+
+
+def check_weight(weight: Weight) -> Tensor | None:
+    """The weights as a tensor of their own; a TypeError or ValueError for what weighs nothing."""
+    if weight is None:
+        return None
+    if isinstance(weight, str):
+        raise ValueError(f"weight must be numbers here, but is {weight!r}; weights by name are WeightedCELoss's.")
+    dtype = weight.dtype if isinstance(weight, Tensor) and weight.is_floating_point() else torch.float64
+    try:
+        values = inputs.plain_tensor(torch.as_tensor(weight, dtype=dtype)).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"weight must be one number or one per class, but is {weight!r}.") from error
+    if values.ndim > 1 or not bool(values.isfinite().all()) or bool((values < 0).any()):
+        raise ValueError(
+            f"weight must be one value or one per class, finite and none below 0, but is {values.tolist()}."
+        )
+    return values
+
+
+def check_classes(classes: Classes, include_background: bool) -> Literal["all", "present"] | list[int]:
+    """``"all"``, ``"present"`` or the class ids; a ValueError for what chooses nothing."""
+    if isinstance(classes, str):
+        if classes not in ("all", "present"):
+            raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
+        return classes
+    try:
+        ids = [operator.index(c) for c in classes]
+    except TypeError as error:
+        raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.') from error
+    if not ids or min(ids) < 0 or len(set(ids)) < len(ids):
+        raise ValueError(f"classes must be different ids from 0 on, but are {ids}.")
+    if 0 in ids and not include_background:
+        raise ValueError("classes holds 0, but include_background=False excludes it; drop one of the two.")
+    return ids
+
+
+def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> Tensor:
+    """One value, or C of them; C − 1 values without a background get a 1 in front."""
+    if weight.ndim == 0 or len(weight) == num_channels:
+        return weight
+    if len(weight) == num_channels - 1 and excludes_background:
+        return torch.cat([weight.new_ones(1), weight])
+    if num_channels == 1:
+        raise ValueError(
+            f"weight must have 1 value for a single channel, but has {len(weight)} values; give one number."
+        )
+    raise ValueError(
+        f"weight must have {num_channels} values, one per class ({num_channels - 1} with the background excluded), "
+        f"but has {len(weight)}; give as many as the network has channels, or one number for all."
+    )
+
+
+def accepted_arguments(loss: type[object]) -> set[str]:
+    """The names that a loss's constructor takes, its base classes' included."""
+    constructors = [vars(base)["__init__"] for base in loss.__mro__ if "__init__" in vars(base)]
+    parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def unknown_name(what: str, name: str, table: Iterable[str]) -> ValueError:
+    """The error of a name that a table lacks; it lists the names and suggests the nearest."""
+    names = list(table)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"{what} must be one of {', '.join(names)}, but is {name!r}.{hint}")
+
+
+def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
+    """One warning for all arguments that mean nothing to a loss; None asks for nothing, so it needs no warning.
+
+    Raises:
+        TypeError: a name that no loss knows; the message suggests the nearest.
+    """
+    known = {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}
+    for name in sorted(arguments):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
+    foreign = sorted(name for name, value in arguments.items() if value is not None)
+    if foreign:
+        warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
+
+
+def warn_user(message: str) -> None:
+    """A warning that points at the caller's line, outside torch and this package."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "monai_surrogates"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
