@@ -1,11 +1,19 @@
-"""What the suite prints at its end: one line per loss and law of test_contract.py."""
+"""Threads of the suite's processes, and what it prints at its end: one line per loss and law of test_contract.py."""
 
+import os
 from collections import Counter, defaultdict
+
+import torch
+
+# Two processes of tests run at once, and many tensors are small: threads would spend their time waiting for each other.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 VERDICTS = {"failed": "FAILED", "error": "FAILED", "passed": "passed", "skipped": "does not apply"}
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name != "test_tutorials.py")  # the longest first, so that no process ends late
     for item in items:
         if item.path.name == "test_contract.py" and hasattr(item, "callspec"):
             law = item.originalname.removeprefix("test_").replace("_", " ")

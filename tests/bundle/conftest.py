@@ -42,15 +42,6 @@ def bundle(new_bundle: Callable[[], Path]) -> Path:
     return new_bundle()
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On volumes this small, threads spend their time waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def same_process_state() -> Iterator[None]:
     """A workflow that runs in this process seeds the generators and puts its folder on sys.path: both are taken back."""

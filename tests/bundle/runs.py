@@ -24,8 +24,7 @@ def as_arguments(**overrides: Any) -> list[str]:
 
 def environment() -> dict[str, str]:
     """What a process of a run finds in its environment."""
-    found = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
-    return {**found, "OMP_NUM_THREADS": "1"}  # as in this process, see conftest.py
+    return {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
 
 
 def run_bundle(cwd: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
