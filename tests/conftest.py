@@ -13,7 +13,8 @@ VERDICTS = {"failed": "FAILED", "error": "FAILED", "passed": "passed", "skipped"
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name != "test_tutorials.py")  # the longest first, so that no process ends late
+    # the longest first, so that no process ends late
+    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
     for item in items:
         if item.path.name == "test_contract.py" and hasattr(item, "callspec"):
             law = item.originalname.removeprefix("test_").replace("_", " ")
