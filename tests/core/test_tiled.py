@@ -1,5 +1,7 @@
 """The tiled kernels are the plain definitions, make no tensor larger than the logits, and see their tiles."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -201,6 +203,28 @@ def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes)
     loss, _ = tiled_lovasz_binned(*voxels, bins=16)
     assert loss.isnan().any()
     assert softmax_overlap(voxels).prediction.isnan().any()
+
+
+@pytest.mark.parametrize("classes", [2, 14])
+@pytest.mark.parametrize("method", ["overlap", "bins", "sort"])
+def test_several_threads_give_what_one_gives_and_the_same_each_time(method, classes):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, classes, 40, 40, 40, generator=generator, requires_grad=True)
+    y = torch.randint(0, classes, (2, 1, 40, 40, 40), generator=generator)
+    loss = SoftJaccardLoss if method == "overlap" else functools.partial(LovaszSoftmaxLoss, method=method)
+
+    def value_and_gradient_by(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            value = loss(softmax=True, to_onehot_y=True)(x, y)
+            return value, torch.autograd.grad(value, x)[0]
+        finally:
+            torch.set_num_threads(before)
+
+    of_three, again = (value_and_gradient_by(3) for _ in range(2))
+    assert all(map(torch.equal, of_three, again))
+    torch.testing.assert_close(of_three, value_and_gradient_by(1), rtol=1e-5, atol=1e-9)
 
 
 def storage_bytes(x):
