@@ -29,7 +29,7 @@ class Voxels(NamedTuple):
 
     Attributes:
         input: logits or probabilities, (B, C, N), float32 or float64.
-        target: label map (B, N), int64, or one value per class (B, C, N) in the input's type.
+        target: label map (B, N), or one value per class (B, C, N) in the input's type; zeros in removed voxels.
         valid: (B, N), True where the voxel counts; None if every voxel does.
     """
 
@@ -41,6 +41,16 @@ class Voxels(NamedTuple):
     def is_label_map(self) -> bool:
         """Whether the target holds labels rather than one value per class."""
         return self.target.ndim == 2
+
+    def zeroed(self) -> Voxels:
+        """With zeros in the input of removed voxels too, whatever it held there."""
+        if self.valid is None:
+            return self
+        return self._replace(input=torch.where(self.valid.unsqueeze(1), self.input, 0))
+
+    def widened(self) -> Voxels:
+        """With labels in int64, by which torch can index."""
+        return self._replace(target=self.target.long()) if self.is_label_map else self
 
 
 def choose_activation(
@@ -78,7 +88,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 def flatten_voxels(
     input: Tensor, target: Tensor, *, label_map: bool, ignore_index: int | None, structures: bool = False
 ) -> Voxels:
-    """Bring a batch into the one form that the core reads; removed voxels hold zeros on both sides.
+    """Bring a batch into the one form that the core reads, without a copy of the input or of a label map where none is needed.
 
     Args:
         input: (B, C, spatial...).
@@ -89,13 +99,10 @@ def flatten_voxels(
         structures: the channels are structures of their own, so that a voxel of none of them is background and stays.
     """
     x = at_least_float32(plain_tensor(input)).flatten(2)
-    y = plain_tensor(target).flatten(2)
-    if not y.is_floating_point() and y.dtype != torch.int64:
-        y = y.long()  # in a narrow type ignore_index would wrap around, and unsigned types know no minimum
+    y = signed(plain_tensor(target)).flatten(2)
     valid = None if ignore_index is None else _valid_voxels(y, ignore_index, structures)
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:
-        x = torch.where(valid.unsqueeze(1), x, 0)
         y = torch.where(valid if label_map else valid.unsqueeze(1), y, 0)
     return Voxels(x, y, valid)
 
@@ -103,10 +110,10 @@ def flatten_voxels(
 def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor:
     num_channels = target.shape[1]
     if num_channels == 1:
-        return target[:, 0] != ignore_index
+        return differs_from(target[:, 0], ignore_index)
     if 0 <= ignore_index < num_channels:
         return target[:, ignore_index] != 1
-    unmarked = (target != ignore_index).all(dim=1)
+    unmarked = differs_from(target, ignore_index).all(dim=1)
     return unmarked if structures else unmarked & (target != 0).any(dim=1)
 
 

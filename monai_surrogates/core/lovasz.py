@@ -7,6 +7,7 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.lovasz_weights import bin_weights, lovasz_jaccard_weights
+from monai_surrogates.core.operators import runs_tiled
 from monai_surrogates.core.sorted_rows import sorted_weights
 
 
@@ -29,8 +30,13 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         >>> lovasz_jaccard((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833)
     """
-    if errors.device.type in ("cpu", "meta"):
+    if runs_tiled(errors):
         return (errors * sorted_weights(errors.detach(), reference, valid)).sum(-1)
+    return _sorted_at_once(errors, reference, valid)
+
+
+def _sorted_at_once(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
+    """The same by sorting all rows together, as a GPU does best."""
     is_reference = _as_mask(reference, errors)
     if valid is not None:
         errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
@@ -72,13 +78,13 @@ def lovasz_jaccard_binned(
 
 
 def _binned_weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None, bins: int, sync: bool) -> Tensor:
-    falling = (bins - 1) - (errors * bins).long().clamp(0, bins - 1)  # bin 0 holds the largest errors
-    cell = falling + bins * is_reference
-    counted = torch.ones_like(cell) if valid is None else valid.expand_as(cell).long()
-    histogram = torch.zeros(*errors.shape[:-1], 2 * bins, dtype=torch.int64, device=errors.device)
-    histogram = histogram.scatter_add(-1, cell, counted)
+    cell = (errors * bins).long().clamp_(0, bins - 1).neg_().add_(bins - 1)  # bin 0 holds the largest errors
+    cell.add_(is_reference, alpha=bins)
+    counted = (cell.new_ones(()) if valid is None else valid.long()).expand_as(cell)
+    histogram = cell.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, cell, counted)
     table = bin_weights(rank_sum(histogram) if sync else histogram, errors.dtype)
-    return table.gather(-1, cell) * counted
+    weights = table.gather(-1, cell)
+    return weights if valid is None else weights * counted
 
 
 def _as_mask(reference: Tensor, errors: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.core.tiled_overlap import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
 
 LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 

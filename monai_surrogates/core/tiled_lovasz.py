@@ -14,25 +14,29 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
+from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.tiled_overlap import (
-    LIBRARY,
+from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.tiles import (
     ROW,
     exponentials,
     exponentials_again,
-    implement,
     rows,
-    shaped_as_first,
     softmax_slopes,
     tile_size,
     tiles,
+    two_class_gradient,
 )
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
 LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor weighted, Tensor scale, Tensor slopes) -> Tensor")
+LIBRARY.define(
+    "lovasz_softmax_backward(Tensor logits, Tensor? valid, Tensor weighted, Tensor scale, Tensor slopes) -> Tensor"
+)
 LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
-LIBRARY.define("lovasz_two_classes_backward(Tensor logits, Tensor cells, Tensor tables, Tensor slopes) -> Tensor")
+LIBRARY.define(
+    "lovasz_two_classes_backward(Tensor logits, Tensor? valid, Tensor cells, Tensor tables, Tensor slopes) -> Tensor"
+)
 
 
 def tiled_lovasz_binned(
@@ -41,8 +45,8 @@ def tiled_lovasz_binned(
     """Binned Lovász extension of 1 − IoU of softmax(logits) per item and class, differentiable.
 
     Args:
-        logits: (B, C, N), float32 or float64, C above 1, finite where not valid.
-        labels: (B, N), int64.
+        logits: (B, C, N), float32 or float64, C above 1.
+        labels: (B, N), whole numbers of any type.
         valid: (B, N) bool, False for voxels that do not count; None if all do.
         bins: number of bins of [0, 1].
         batch: the items make one image.
@@ -71,15 +75,16 @@ class _SoftmaxLovasz(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # zeros for what has no gradient, as large as the logits
-        ctx.save_for_backward(inputs[0], *output[2:])
+        logits, _, valid, *_ = inputs
+        ctx.save_for_backward(logits, valid, *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 6
         if torch.is_grad_enabled():  # to be differentiated once more
-            logits, weighted, _ = ctx.saved_tensors
-            p = logits.softmax(1)
+            logits, valid, weighted, _ = ctx.saved_tensors
+            p = Voxels(logits, weighted, valid).zeroed().input.softmax(1)
             weights = torch.where(p > 0, weighted / p, 0).detach()
             grad = softmax_slopes(p, weights * gradients[0].unsqueeze(-1))
         else:
@@ -97,14 +102,15 @@ class _TwoClasses(_SoftmaxLovasz):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 6
-        logits, cells, tables = ctx.saved_tensors
+        logits, valid, cells, tables = ctx.saved_tensors
         if torch.is_grad_enabled():
             inside = 2 * (cells.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
             weights = tables.gather(2, cells.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
-            grad = softmax_slopes(logits.softmax(1), weights * gradients[0].unsqueeze(-1))
+            p = Voxels(logits, cells, valid).zeroed().input.softmax(1)
+            grad = softmax_slopes(p, weights * gradients[0].unsqueeze(-1))
         else:
             slopes = gradients[0].contiguous()
-            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, cells, tables, slopes)
+            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, valid, cells, tables, slopes)
         return grad, None, None, None, None, None
 
 
@@ -136,10 +142,10 @@ def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -
     cells = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     steps = _below(bins, logits.dtype)
-    for _, x, y, v, scale_x, of_tile, cells_x in tiles(logits, labels, valid, scale, in_bins, cells):
+    for _, x, v, y, scale_x, of_tile, cells_x in tiles(logits, valid, labels, scale, in_bins, cells):
         e = exponentials(x, buffer[:, : x.shape[1]], scale_x)
         torch.mul(e, scale_x.abs().mul_(steps), out=of_tile)
-        _fill_cells(of_tile, y, v, bins, cells_x)
+        _fill_cells(of_tile, y.long(), v, bins, cells_x)
     return in_bins, cells, scale
 
 
@@ -193,11 +199,13 @@ def _flip_bins(table: Tensor) -> Tensor:
     return torch.cat([background.flip(-1), reference.flip(-1)], dim=-1)
 
 
-def _lovasz_softmax_backward(logits: Tensor, weighted: Tensor, scale: Tensor, slopes: Tensor) -> Tensor:
+def _lovasz_softmax_backward(
+    logits: Tensor, valid: Tensor | None, weighted: Tensor, scale: Tensor, slopes: Tensor
+) -> Tensor:
     """∂L/∂x_c = a_c q_c − p_c Σ_k a_k q_k with q = p·g, g the signed weights and a the slopes of the classes."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
-    for item, x, q, scale_x, out in tiles(logits, weighted, scale, grad):
+    for item, x, _, q, scale_x, out in tiles(logits, valid, weighted, scale, grad):
         a = slopes[item]
         e = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
         e.mul_((a @ q).mul_(scale_x.abs()).neg_())
@@ -212,9 +220,9 @@ def _lovasz_two_classes(
     items, _, voxels = logits.shape
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
-    for item, x, y, v, cells_x in tiles(logits, labels, valid, cells):
-        inside = y.to(x.dtype)
-        errors = torch.sub(x[1], x[0]).sigmoid_().sub_(inside).abs_()  # |p₁ − y|, in both classes
+    for item, x, v, y, cells_x in tiles(logits, valid, labels, cells):
+        gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype)
+        errors = torch.addcmul(gap, inside, gap, value=-2).sigmoid_()  # |p₁ − y|, in both classes
         in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
         cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:
@@ -229,27 +237,28 @@ def _lovasz_two_classes(
     return loss.to(logits.dtype), of_both[..., bins:].sum(-1).to(logits.dtype), cells, tables
 
 
-def _lovasz_two_classes_backward(logits: Tensor, cells: Tensor, tables: Tensor, slopes: Tensor) -> Tensor:
+def _lovasz_two_classes_backward(
+    logits: Tensor, valid: Tensor | None, cells: Tensor, tables: Tensor, slopes: Tensor
+) -> Tensor:
     """∂L/∂x₁ = −∂L/∂x₀ = p₁(1 − p₁)·g, g = ±Σ_c slope_c w_c, + outside class 1 and − in it."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     bins = tables.shape[-1] // 2
     both = torch.einsum("bc,bck->bk", slopes, tables)
     both[:, bins : 2 * bins].neg_()
-    for item, x, cells_x, out in tiles(logits, cells, grad):
-        p = torch.sub(x[1], x[0]).sigmoid_()
-        g = both[item].index_select(0, cells_x)
-        torch.ops.aten.sigmoid_backward(g, p, grad_input=out[1])
-        torch.neg(out[1], out=out[0])
+    for item, x, _, cells_x, out in tiles(logits, valid, cells, grad):
+        two_class_gradient(both[item].index_select(0, cells_x), torch.sub(x[1], x[0]), out)
     return grad
 
 
 def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    return *logits.new_empty(2, *logits.shape[:2]).unbind(), torch.empty_like(logits), logits.new_empty(labels.shape)
+    loss, volume = (logits.new_empty(logits.shape[:2]) for _ in range(2))
+    return loss, volume, shaped_as_first(logits), logits.new_empty(labels.shape)
 
 
 def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, ...]:
-    cells = torch.empty_like(labels, dtype=torch.int32)
-    return *logits.new_empty(2, *logits.shape[:2]).unbind(), cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
+    loss, volume = (logits.new_empty(logits.shape[:2]) for _ in range(2))
+    cells = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
+    return loss, volume, cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
 
 
 implement("lovasz_softmax", _lovasz_softmax, _nothing)

@@ -6,20 +6,22 @@ the cache; between the passes only 1/Σ exp x and p_y of each voxel are kept (no
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library
 
-TILE = 3 * 2**18  # numbers in a tile; smaller ones cost calls, larger ones leave the cache
-ROW = 2**18  # numbers in a piece of a row
-MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
+from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.tiles import (
+    exponentials,
+    exponentials_again,
+    softmax_slopes,
+    tile_size,
+    tiles,
+    two_class_gradient,
+)
 
-# Operators, so that torch.compile keeps them as they are.
-LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(
     "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor kept, Tensor slopes) -> Tensor"
@@ -30,8 +32,8 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
     """Σ p_y, Σ p (Σ p² if squared) and the labels' voxels, per item and class of p = softmax(logits), differentiable.
 
     Args:
-        logits: (B, C, N), float32 or float64, C above 1, finite where not valid.
-        labels: (B, N), int64.
+        logits: (B, C, N), float32 or float64, C above 1.
+        labels: (B, N), whole numbers of any type.
         valid: (B, N) bool, False for voxels that do not count; None if all do.
         squared: squared volumes.
 
@@ -73,12 +75,13 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
     batch, num_classes, voxels = logits.shape
     counts = torch.zeros(3, batch, num_classes, dtype=torch.float64)
     if num_classes == 2:
-        for item, x, y, v in tiles(logits, labels, valid):
+        for item, x, v, y in tiles(logits, valid, labels):
             counts[:, item] += _two_class_counts(x, y, v, squared)
         return counts.to(logits.dtype), logits.new_empty(0)
     kept = logits.new_empty(batch, 2, voxels)  # the scale and p_y
     buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, x, y, v, (scale, own) in tiles(logits, labels, valid, kept):
+    for item, x, v, y, (scale, own) in tiles(logits, valid, labels, kept):
+        y = y.long()
         e = exponentials(x, buffer[:, : x.shape[1]], scale)
         factor = scale.abs() if v is None else scale.abs() * v
         torch.mul(e.gather(0, y.unsqueeze(0))[0], factor, out=own)
@@ -88,60 +91,32 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
     return counts.to(logits.dtype), kept
 
 
-def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n) in ``out`` and 1/Σ e (n,) in ``scale``.
-
-    Where exp x would overflow or lose digits, e = exp(x − max x), and the scale bears a minus as the sign of it.
-    """
-    torch.sum(torch.exp(x, out=out), 0, out=scale)
-    low, high = scale.aminmax()
-    if bool((low >= 1 / MILD) & (high <= MILD)):
-        scale.reciprocal_()
-    else:  # or if it is NaN
-        torch.sum(_shifted(x, out), 0, out=scale)
-        scale.reciprocal_().neg_()
-    return out
-
-
-def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """The same e once the scale is known."""
-    return _shifted(x, out) if bool((scale < 0).any()) else torch.exp(x, out=out)
-
-
-def _shifted(x: Tensor, out: Tensor) -> Tensor:
-    return torch.sub(x, x.amax(0), out=out).exp_()
-
-
 def _slopes(
     logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, kept: Tensor, slopes: Tensor
 ) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     num_classes = logits.shape[1]
     if num_classes == 2:
-        for item, x, y, v, out in tiles(logits, labels, valid, grad):
+        for item, x, v, y, out in tiles(logits, valid, labels, grad):
             _two_class_slopes(x, y, v, squared, slopes[0, item], slopes[1, item], out)
         return grad
     buffers = logits.new_empty(2, num_classes, tile_size(logits))
-    for item, x, y, v, (scale, own), out in tiles(logits, labels, valid, kept, grad):
+    for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, kept, grad):
         e, g = buffers[..., : x.shape[1]]
         exponentials_again(x, e, scale)
         factor = scale.abs() if v is None else scale.abs() * v
-        _slopes_of_p(e, factor, y, own, squared, slopes[0, item], slopes[1, item], g)
+        _slopes_of_p(e, factor, y.long(), own, squared, slopes[0, item], slopes[1, item], g)
         torch.mul(e, g, out=out)
     return grad
 
 
 def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, slopes: Tensor) -> Tensor:
     """The same by torch's own operators."""
-    p, labels, (of_own, of_volume, _) = logits.softmax(1), labels.unsqueeze(1), slopes.unsqueeze(-1)
+    voxels = Voxels(logits, labels, valid).zeroed().widened()
+    p, labels, (of_own, of_volume, _) = voxels.input.softmax(1), voxels.target.unsqueeze(1), slopes.unsqueeze(-1)
     of_p = (2 * p if squared else torch.ones_like(p)) * of_volume
     of_p = of_p.scatter_add(1, labels, of_own.expand_as(p).gather(1, labels))
     return softmax_slopes(p, of_p if valid is None else of_p * valid.unsqueeze(1))
-
-
-def softmax_slopes(p: Tensor, of_p: Tensor) -> Tensor:
-    """∂L/∂x_c = p_c(∂L/∂p_c − Σ_k p_k ∂L/∂p_k)."""
-    return p * (of_p - (p * of_p).sum(1, keepdim=True))
 
 
 def _slopes_of_p(
@@ -199,60 +174,20 @@ def _two_class_slopes(
     x: Tensor, y: Tensor, v: Tensor | None, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
 ) -> None:
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
-    p = torch.sub(x[1], x[0]).sigmoid_()
+    gap = torch.sub(x[1], x[0])
     of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
-    g = torch.stack([of_p - of_own[0], of_p + of_own[1]]).index_select(0, y)
+    g = torch.stack([of_p - of_own[0], of_p + of_own[1]]).index_select(0, y.long())
     if squared:
-        g.add_(p * (2 * of_volume.sum())).sub_(2 * of_volume[0])
+        g.add_(gap.sigmoid().mul_(2 * of_volume[1])).sub_(gap.neg().sigmoid_().mul_(2 * of_volume[0]))
     if v is not None:
         g.mul_(v)
-    torch.ops.aten.sigmoid_backward(g, p, grad_input=out[1])  # g·p·q
-    torch.neg(out[1], out=out[0])
-
-
-def tile_size(logits: Tensor) -> int:
-    """Voxels in a tile; with two classes it is their number that counts, because all buffers are as long."""
-    return max(1, min(TILE // max(4, logits.shape[1]), logits.shape[2]))
-
-
-def tiles(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """The item of each tile, and its piece of the logits (B, C, N) and of others (B, ..., N) or None."""
-    step = tile_size(logits)
-    for item in range(len(logits)):
-        pieces = (
-            itertools.repeat(None) if x is None else torch.split(x[item], step, dim=-1) for x in (logits, *others)
-        )
-        for of_tile in zip(*pieces):  # noqa: B905 - None has no end
-            if of_tile[0].numel():
-                yield item, *of_tile
-
-
-def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-    """The item and class of each piece of a row of (B, C, N), and the pieces of all tensors."""
-    for item, c in itertools.product(range(tensors[0].shape[0]), range(tensors[0].shape[1])):
-        for pieces in zip(*(torch.split(x[item, c], ROW) for x in tensors), strict=True):
-            yield item, c, *pieces
+    two_class_gradient(g, gap, out)
 
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
     kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
     return logits.new_empty(3, batch, num_classes), kept
-
-
-def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
-    """What an operator gives on the meta device whose result has the shape of its first argument."""
-    return torch.empty_like(first, memory_format=torch.contiguous_format)
-
-
-ON_CPU: dict[str, Callable[..., Any]] = {}  # the operators of this package
-
-
-def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]) -> None:
-    """Give an operator its two forms; autocast would turn the products inside to half precision."""
-    ON_CPU[name] = torch.autocast("cpu", enabled=False)(on_cpu)
-    LIBRARY.impl(name, ON_CPU[name], "CPU")
-    LIBRARY.impl(name, on_meta, "Meta")
 
 
 implement("softmax_overlap", _counts, _no_counts)

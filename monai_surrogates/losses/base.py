@@ -14,6 +14,7 @@ from torch.nn.modules.loss import _Loss
 from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.operators import runs_tiled
 from monai_surrogates.losses.arguments import (
     Classes,
     Weight,
@@ -82,9 +83,7 @@ class SurrogateLoss(_Loss, ABC):
                 are expected.
         """
         voxels = self.check(input, target)
-        if voxels.is_label_map:
-            voxels = voxels._replace(target=voxels.target.long())
-        return self._loss(voxels, tuple(input.shape[2:]))
+        return self._loss(voxels if self._is_tiled(voxels) else voxels.widened(), tuple(input.shape[2:]))
 
     def check(self, input: Tensor, target: Tensor) -> Voxels:
         """Refuse a batch that the loss cannot score, as :meth:`forward` does, and bring it into one form."""
@@ -95,9 +94,15 @@ class SurrogateLoss(_Loss, ABC):
         voxels = inputs.flatten_voxels(
             input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.of_structures()
         )
+        if not self._is_tiled(voxels):
+            voxels = voxels.zeroed()
         if self._checks_now(input):
             self._check_values(voxels)
         return voxels
+
+    def _is_tiled(self, voxels: Voxels) -> bool:
+        """Whether kernels read the batch as it is: they skip removed voxels and take labels of any type."""
+        return False
 
     def of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
@@ -195,13 +200,18 @@ class PerClassLoss(SurrogateLoss):
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
 
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
-        """The same from logits and a label map under softmax, without their probabilities; None where there is no such way."""
-        return None
+    @abstractmethod
+    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
+        """The same from logits and a label map under softmax, as they came: see :meth:`_is_tiled`."""
+
+    def _is_tiled(self, voxels: Voxels) -> bool:
+        return self.softmax and voxels.is_label_map and runs_tiled(voxels.input)
 
     def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        tiled = self._tiled(voxels) if self._softmax_of_labels(voxels) else None
-        loss, reference = tiled or self._per_class(self._scored(voxels, spatial))
+        if self._is_tiled(voxels):
+            loss, reference = self._tiled(voxels)
+        else:
+            loss, reference = self._per_class(self._scored(voxels, spatial))
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
         num_classes = loss.shape[1]
@@ -216,10 +226,6 @@ class PerClassLoss(SurrogateLoss):
         if self.batch:
             counted = counted.sum(0, keepdim=True)
         return (rank_sum(counted) if self.sync else counted) > 0
-
-    def _softmax_of_labels(self, voxels: Voxels) -> bool:
-        """Whether the tiled kernels fit; they run on a CPU (and, without values, on the meta device)."""
-        return self.softmax and voxels.is_label_map and voxels.input.device.type in ("cpu", "meta")
 
     def _scored(self, voxels: Voxels, spatial: tuple[int, ...]) -> Voxels:
         """Probabilities, of two classes where one channel is scored as two."""

@@ -40,9 +40,9 @@ class LovaszLoss(PerClassLoss):
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
         return self._of_probabilities(probabilities, self._in_bins(probabilities))
 
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor] | None:
-        if not self._in_bins(logits):
-            return self._of_probabilities(self._scored(logits, ()), in_bins=False)
+    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
+        if not self._in_bins(logits):  # asked once, because under sync it asks the other ranks
+            return self._of_probabilities(self._scored(logits.zeroed().widened(), ()), in_bins=False)
         return tiled_lovasz_binned(
             *logits, bins=self._num_bins(logits.input.shape[1]), batch=self.batch, sync=self.sync
         )

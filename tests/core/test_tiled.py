@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_surrogates.core import (
+    lovasz,
     lovasz_jaccard,
     lovasz_jaccard_binned,
+    operators,
     soft_overlap,
     softmax_overlap,
     tiled_lovasz,
     tiled_lovasz_binned,
-    tiled_overlap,
+    tiles,
 )
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss
+from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, base
 
 batches = st.fixed_dictionaries(
     {
@@ -43,9 +45,9 @@ def random_logits(seed, items, classes, voxels, ignoring, dtype=torch.float64):
 @pytest.fixture(params=[None, 20], ids=["one tile", "many tiles"])
 def tile(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(tiled_overlap, "TILE", request.param)
-        for module in (tiled_overlap, tiled_lovasz):
-            monkeypatch.setattr(module, "ROW", request.param // 3)
+        monkeypatch.setattr(tiles, "TILE", request.param)
+        monkeypatch.setattr(tiles, "ROW", request.param // 3)
+        monkeypatch.setattr(tiled_lovasz, "ROW", request.param // 3)
 
 
 def value_and_gradient(function, voxels, seed):
@@ -232,23 +234,33 @@ def storage_bytes(x):
     return x.untyped_storage().nbytes()
 
 
-class Largest(TorchDispatchMode):
-    """The bytes of the largest tensor that is made, inside this package's operators too."""
+class Made(TorchDispatchMode):
+    """The storages of all tensors that are made, inside this package's operators too: how many bytes and how many numbers."""
 
-    def __init__(self):
+    def __init__(self, *given):
         super().__init__()
-        self.bytes = 0
+        self.given = {x.untyped_storage().data_ptr() for x in given}
+        self.storages = {}  # kept alive, so that no two of them have one address
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.namespace == "monai_surrogates":
             with self:
-                made = tiled_overlap.ON_CPU[function._opname](*args)
+                made = operators.ON_CPU[function._opname](*args)
         else:
             made = function(*args, **(kwargs or {}))
         for x in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(x, torch.Tensor):
-                self.bytes = max(self.bytes, min(x.numel() * x.element_size(), storage_bytes(x)))
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self.given:
+                self.storages[x.untyped_storage().data_ptr()] = x
         return made
+
+    @property
+    def bytes(self):
+        """Of the largest one."""
+        return max(map(storage_bytes, self.storages.values()))
+
+    def as_large_as(self, x):
+        """How many hold as many numbers, be they floats, labels or masks."""
+        return sum(storage_bytes(y) // y.element_size() >= x.numel() for y in self.storages.values())
 
 
 @pytest.mark.parametrize("classes", [2, 5, 14])
@@ -266,6 +278,126 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_larger_than_the_logits_is_made(loss, classes):
     x = torch.randn(2, classes, 56, 56, 56, requires_grad=True)
     y = torch.randint(0, classes, (2, 1, 56, 56, 56))
-    with Largest() as largest:
+    with Made(x, y) as made:
         loss(x, y).backward()
-    assert x[0].numel() < largest.bytes <= x.numel() * x.element_size()
+    assert x[0].numel() * x.element_size() < made.bytes <= x.numel() * x.element_size()
+
+
+@pytest.mark.parametrize("labels", [torch.int64, torch.uint8, torch.float32])
+@pytest.mark.parametrize("ignored", [None, 1, 255])
+@pytest.mark.parametrize("classes", [5, 14])
+@pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss])
+def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(loss, classes, ignored, labels):
+    x = torch.randn(2, classes, 56, 56, 56, requires_grad=True)
+    y = torch.randint(0, classes, (2, 1, 56, 56, 56), dtype=torch.uint8)
+    if ignored is not None:
+        y[:, :, :5] = ignored
+    y = y.to(labels)
+    with Made(x, y) as made:
+        torch.autograd.grad(loss(softmax=True, to_onehot_y=True, ignore_index=ignored)(x, y), x)
+    assert made.as_large_as(x) == 1
+
+
+@pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("gap", [8.0, 18.0, 40.0])
+def test_two_classes_that_change_places_change_the_sign_of_the_gradient_and_no_more(gap, squared, loss):
+    x = torch.stack([torch.zeros(1000), torch.linspace(gap, gap + 1, 1000)])[None]  # sure of class 1
+    y = torch.ones(1, 1, 1000, dtype=torch.int64)
+    y[..., :10] = 0
+    settings = {"method": "bins"} if loss is LovaszSoftmaxLoss else {"squared_pred": squared}
+    gradients = []
+    for logits, labels in ((x, y), (x.flip(1), 1 - y)):
+        logits = logits.clone().requires_grad_()
+        loss(softmax=True, to_onehot_y=True, **settings)(logits, labels).backward()
+        gradients.append(logits.grad)
+    assert gradients[0].count_nonzero() > 0
+    torch.testing.assert_close(gradients[0], gradients[1].flip(1), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("ignoring", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_operators_are_what_they_tell_the_compiler(classes, layout, ignoring):
+    x = torch.randn(2, classes, 6, 6).contiguous(memory_format=layout).flatten(2)
+    y = torch.randint(0, classes, (2, 36))
+    valid = y != 1 if ignoring else None
+    ops, slopes = torch.ops.monai_surrogates, torch.rand(2, classes)
+    errors, labels = torch.rand(2, classes, 36), y.unsqueeze(1)
+    _, kept = ops.softmax_overlap(x, y, valid, False)
+    calls = [
+        (ops.softmax_overlap, (x, y, valid, False)),
+        (ops.softmax_overlap_backward, (x, y, valid, False, kept, torch.rand(3, 2, classes))),
+        (ops.lovasz_sorted_weights, (errors, labels, None if valid is None else valid.unsqueeze(1))),
+    ]
+    binned = ops.lovasz_two_classes if classes == 2 else ops.lovasz_softmax
+    backward = ops.lovasz_two_classes_backward if classes == 2 else ops.lovasz_softmax_backward
+    arguments = (x, y, valid, 64, False, False)
+    calls += [(binned, arguments), (backward, (x, valid, *binned(*arguments)[2:], slopes))]
+    for operator, arguments in calls:
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("settings", [{"method": "bins"}, {"method": "sort"}, {}], ids=["bins", "sort", "overlap"])
+def test_logits_with_channels_last_compile_with_the_default_backend(settings, classes):
+    x = torch.randn(2, classes, 6, 6, 6).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    y = torch.randint(0, classes, (2, 1, 6, 6, 6))
+    loss = (LovaszSoftmaxLoss if settings else SoftDiceLoss)(softmax=True, to_onehot_y=True, **settings)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True)(x, y)
+    torch.testing.assert_close(compiled, loss(x, y))
+    for gradient, expected in zip(*(torch.autograd.grad(f, x) for f in (compiled, loss(x, y))), strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
+# the form that runs on a GPU
+
+
+@pytest.fixture
+def untiled(monkeypatch):
+    for module in (base, lovasz):
+        monkeypatch.setattr(module, "runs_tiled", lambda x: False)
+
+
+FORMS = {
+    "overlap": (SoftJaccardLoss, {}),
+    "overlap, squared": (SoftDiceLoss, {"squared_pred": True}),
+    "sort": (LovaszSoftmaxLoss, {"method": "sort"}),
+    "bins": (LovaszSoftmaxLoss, {"method": "bins"}),
+    "bins, batch": (LovaszSoftmaxLoss, {"method": "bins", "batch": True}),
+    "auto": (LovaszSoftmaxLoss, {}),
+}
+
+
+@pytest.mark.parametrize("ignored", [None, 1, 255])
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_form_of_a_gpu_is_that_of_the_tiles(form, classes, ignored, request):
+    loss, settings = FORMS[form]
+    x, y, _ = random_logits(3, 2, classes, 5000, ignoring=False)
+    y = y.unsqueeze(1)
+    if ignored is not None:
+        y[..., :50] = ignored
+    loss = loss(softmax=True, to_onehot_y=True, ignore_index=ignored, **settings)
+
+    def value_and_gradient():
+        logits = x.clone().requires_grad_()
+        value = loss(logits, y)
+        return value, torch.autograd.grad(value, logits)[0]
+
+    tiled = value_and_gradient()
+    request.getfixturevalue("untiled")
+    torch.testing.assert_close(value_and_gradient(), tiled, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("untiled")
+@pytest.mark.parametrize("ignored", [None, 1])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_form_of_a_gpu_reads_no_value_on_the_host(form, ignored):
+    loss, settings = FORMS[form]
+    x = torch.randn(2, 4, 5000, device="meta", requires_grad=True)  # a value that is read has an error here
+    y = torch.zeros(2, 1, 5000, dtype=torch.int64, device="meta")
+    value = loss(softmax=True, to_onehot_y=True, ignore_index=ignored, **settings)(x, y)
+    value.backward()
+    assert x.grad.shape == x.shape

@@ -173,7 +173,7 @@ def test_one_hot_targets_name_the_voxels_to_remove_as_in_monai(ignored, shape):
 
 def test_a_class_id_removes_the_voxels_of_that_class_from_one_hot_targets():
     y = one_hot(torch.tensor([[[0, 2, 1, 2, 0]]]), 3)
-    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=2)
+    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=2).zeroed()
     assert voxels.valid.tolist() == [[True, False, True, False, True]]
     assert voxels.input[0].tolist() == [[1, 0, 1, 0, 1]] * 3
     assert voxels.target[0].tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
@@ -184,7 +184,7 @@ def test_a_sentinel_removes_the_voxels_of_no_class_from_one_hot_targets(sentinel
     y = one_hot(torch.tensor([[[0, 2, 1, 2, 0]]]), 3)
     y[..., 1] = 0
     y[..., 3] = sentinel  # the sentinel itself, in every channel
-    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=sentinel)
+    voxels = flatten_voxels(torch.ones(1, 3, 5), y, label_map=False, ignore_index=sentinel).zeroed()
     assert voxels.valid.tolist() == [[True, False, True, False, True]]
     assert voxels.input[0].tolist() == [[1, 0, 1, 0, 1]] * 3
     assert voxels.target[0].tolist() == [[1, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]

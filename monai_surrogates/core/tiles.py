@@ -1,0 +1,81 @@
+"""Tiles of logits that stay in a processor's cache, and their softmax in two factors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
+ROW = 2**18  # numbers in a piece of a row
+MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
+
+
+def tile_size(logits: Tensor) -> int:
+    """Voxels in a tile; with two classes it is their number that counts, because all buffers are as long."""
+    return max(1, min(TILE // max(4, logits.shape[1]), logits.shape[2]))
+
+
+def tiles(logits: Tensor, valid: Tensor | None, *others: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The item of each tile and its pieces, cut the same way each time.
+
+    Args:
+        logits: (B, C, N); where a voxel does not count a tile has zeros, whatever stands there.
+        valid: (B, N) bool, False for voxels that do not count; None if all do, and so in each tile.
+        *others: (B, ..., N).
+    """
+    step = tile_size(logits)
+    for item in range(len(logits)):
+        pieces = (
+            itertools.repeat(None) if x is None else torch.split(x[item], step, dim=-1)
+            for x in (logits, valid, *others)
+        )
+        for x, v, *rest in zip(*pieces):  # noqa: B905 - None has no end
+            if x.numel():
+                yield item, x if v is None else torch.where(v, x, 0), v, *rest
+
+
+def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+    """The item and class of each piece of a row of (B, C, N), and the pieces of all tensors."""
+    for item, c in itertools.product(range(tensors[0].shape[0]), range(tensors[0].shape[1])):
+        for pieces in zip(*(torch.split(x[item, c], ROW) for x in tensors), strict=True):
+            yield item, c, *pieces
+
+
+def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
+    """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n) in ``out`` and 1/Σ e (n,) in ``scale``.
+
+    Where exp x would overflow or lose digits, e = exp(x − max x), and the scale bears a minus as the sign of it.
+    """
+    torch.sum(torch.exp(x, out=out), 0, out=scale)
+    low, high = scale.aminmax()
+    if bool((low >= 1 / MILD) & (high <= MILD)):
+        scale.reciprocal_()
+    else:  # or if it is NaN
+        torch.sum(_shifted(x, out), 0, out=scale)
+        scale.reciprocal_().neg_()
+    return out
+
+
+def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
+    """The same e once the scale is known."""
+    return _shifted(x, out) if bool((scale < 0).any()) else torch.exp(x, out=out)
+
+
+def _shifted(x: Tensor, out: Tensor) -> Tensor:
+    return torch.sub(x, x.amax(0), out=out).exp_()
+
+
+def softmax_slopes(p: Tensor, of_p: Tensor) -> Tensor:
+    """∂L/∂x_c = p_c(∂L/∂p_c − Σ_k p_k ∂L/∂p_k)."""
+    return p * (of_p - (p * of_p).sum(1, keepdim=True))
+
+
+def two_class_gradient(g: Tensor, gap: Tensor, out: Tensor) -> None:
+    """∂L/∂x₁ = −∂L/∂x₀ = p q g into ``out`` (2, n), for the gap x₁ − x₀, which is used up."""
+    smaller = gap.abs_().neg_().sigmoid_()  # of p and q: the other one is 1 minus it to the last digit
+    torch.ops.aten.sigmoid_backward(g, smaller, grad_input=out[1])
+    torch.neg(out[1], out=out[0])
