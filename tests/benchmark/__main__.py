@@ -29,7 +29,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--case", action="append", default=[], help="losses, scores, scale, or a pattern such as 'b1-c14-*'; repeatable"
     )
     parser.add_argument("--allocator", choices=tuple(ALLOCATORS), help="one of the two; on a CPU both by default")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each method (7)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each method, up to ten calls each (3)")
     parser.add_argument("--threads", type=int, default=2, help="processor threads of each method (2)")
     parser.add_argument("--no-accuracy", action="store_true", help="leave out the errors against float64")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to try the machinery")

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 CROSS_ENTROPY = "cross_entropy"
 OVERLAP = {"soft_dice": "monai_dice", "soft_jaccard": "monai_jaccard"}  # ours, and MONAI's loss of the same definition
 PEERS = (CROSS_ENTROPY, "monai_dice", "monai_jaccard", "kornia_lovasz", "textbook_lovasz")
-LOSSES = (CROSS_ENTROPY, *OVERLAP, "lovasz_sort", "lovasz_bins", *PEERS[1:])
+LOSSES = (CROSS_ENTROPY, *OVERLAP, "lovasz_sort", "lovasz_bins", "lovasz_fine_bins", *PEERS[1:])
 LINEAR = (*OVERLAP, "lovasz_bins")  # whose time per voxel and class is to stay the same; a sort's grows
 COUNTING, DICE_METRIC = "counting", "monai_dice_metric"
 

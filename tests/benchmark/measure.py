@@ -24,7 +24,7 @@ ALLOCATORS = {
     "default": {},
     "warm heap": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
 }
-ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES")
+ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 @dataclass
@@ -36,7 +36,9 @@ class Measurement:
     allocator: str
     seconds: list[float] = field(default_factory=list)
     memory: int | None = None  # bytes beyond inputs and gradient
-    error: float | None = None
+    loss_error: float | None = None  # absolute
+    gradient_error: float | None = None  # relative L2
+    score_error: float | None = None  # largest
     failure: str | None = None
     device_name: str | None = None
 
@@ -53,7 +55,7 @@ class Measurement:
 class Settings:
     device: str = "cpu"
     threads: int = 2
-    rounds: int = 7
+    rounds: int = 3
     accuracy: bool = True
     allocators: tuple[str, ...] = tuple(ALLOCATORS)
 
@@ -161,9 +163,12 @@ def _run_stage(worker: Worker, stage: str) -> None:
             found.device_name = worker.answer()
         elif stage == "round":
             found.seconds += worker.ask(stage)
-        elif stage == "warm":
-            worker.ask(stage)
+        elif stage == "memory":
+            found.memory = worker.ask(stage)
+        elif stage == "error":
+            for name, value in worker.ask(stage).items():
+                setattr(found, name, value)
         else:
-            setattr(found, stage, worker.ask(stage))
+            worker.ask(stage)
     except WorkerError as error:
         found.failure = str(error)

@@ -81,6 +81,7 @@ BUILDERS: dict[str, Callable[[Case], Method]] = {
     "soft_jaccard": _ours("SoftJaccardLoss"),
     "lovasz_sort": _ours("LovaszSoftmaxLoss", method="sort"),
     "lovasz_bins": _ours("LovaszSoftmaxLoss", method="bins", bins=4096),
+    "lovasz_fine_bins": _ours("LovaszSoftmaxLoss", method="bins", bins=16384),
     "monai_dice": _monai(),
     "monai_jaccard": _monai(jaccard=True),
     "kornia_lovasz": _kornia,

@@ -41,7 +41,7 @@ class Sheet:
         """For the terminal."""
         table = Table(title=self.title, title_justify="left")
         for number, name in enumerate(self.head):
-            table.add_column(name, justify="left" if number < 2 else "right")
+            table.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -57,13 +57,20 @@ def case_sheet(results: Results, case: Case) -> Sheet:
     """One row per method and allocator."""
     against = peers(case)
     head = ["method", "allocator", "min ms", "median ms", *(f"/ {HEADINGS[peer]}" for peer in against)]
-    head += ["MiB", "/ logits", "error"]
+    head += ["MiB", "/ logits", *_errors(case).values()]
     return Sheet(case.title, head, [_row(results, m, against) for m in results if m.case.name == case.name])
+
+
+def _errors(case: Case) -> dict[str, str]:
+    """What is known of a method's errors, and its heading."""
+    return (
+        {"loss_error": "loss error", "gradient_error": "gradient"} if case.dtype is None else {"score_error": "error"}
+    )
 
 
 def _row(results: Results, m: Measurement, against: tuple[str, ...]) -> list[str]:
     if m.failure is not None:
-        return [m.method, m.allocator, "failed", *[NOTHING] * (len(against) + 4)]
+        return [m.method, m.allocator, "failed", *[NOTHING] * (len(against) + 3 + len(_errors(m.case)))]
     ratios = [_number(results.ratio(m, peer)) for peer in against]
     multiple = None if m.memory is None or m.case.dtype else m.memory / m.case.logits_bytes
     memory = [_number(None if m.memory is None else m.memory / 2**20), _number(multiple)]
@@ -74,7 +81,7 @@ def _row(results: Results, m: Measurement, against: tuple[str, ...]) -> list[str
         _number(1e3 * m.median),
         *ratios,
         *memory,
-        _number(m.error),
+        *(_number(getattr(m, name)) for name in _errors(m.case)),
     ]
 
 

@@ -71,7 +71,9 @@ class Results:
             **times,
             "ratios": {peer: ratio for peer, ratio in ratios.items() if ratio is not None},
             "memory": m.memory,
-            "error": m.error,
+            "loss_error": m.loss_error,
+            "gradient_error": m.gradient_error,
+            "score_error": m.score_error,
             "failure": m.failure,
             "seconds": m.seconds,
         }

@@ -49,8 +49,10 @@ def _of_losses(results: Results, case: Case) -> Iterator[Verdict]:
     yield _ratio(results, case, bins, CROSS_ENTROPY, 1.5 if few else 2.0 if many or large else 2.5)
     yield _speedup(results, case, bins, "kornia_lovasz", 5 if few else 10)
     yield _memory(results, case, bins, 2.0)
-    error = _values(results, case, bins, lambda m: m.error)
-    yield Verdict(case.title, f"{bins}: error of the gradient", 1e-3 if few else 5e-3, error)
+    error = _values(results, case, bins, lambda m: m.loss_error)
+    yield Verdict(case.title, f"{bins}: error of the loss", 1e-5, error)
+    yield _gradient_error(results, case, bins, 1e-3 if few else 5e-3)
+    yield _gradient_error(results, case, "lovasz_fine_bins", 1e-3)
     yield _speedup(results, case, "lovasz_sort", "kornia_lovasz", 1)
 
 
@@ -88,6 +90,11 @@ def _memory(results: Results, case: Case, method: str, limit: float) -> Verdict:
     memory = _values(results, case, method, lambda m: m.memory)
     multiples = {allocator: value / case.logits_bytes for allocator, value in memory.items()}
     return Verdict(case.title, f"{method}: memory / logits", limit, multiples)
+
+
+def _gradient_error(results: Results, case: Case, method: str, limit: float) -> Verdict:
+    error = _values(results, case, method, lambda m: m.gradient_error)
+    return Verdict(case.title, f"{method}: error of the gradient", limit, error)
 
 
 def _values(

@@ -2,15 +2,15 @@
 
 Between two commands it waits for input and uses no processor. The commands:
 
-- ``warm``: two calls; how long the second took decides how many calls make a round (on a CPU one that is not timed comes
-  before several that are, on a GPU always).
-- ``round``: the seconds of each timed call. A call of a loss is forward and backward, from logits to their gradient.
-- ``memory``: peak memory of one call beyond what was there before and beyond the gradient, in bytes. On CUDA it is
-  torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before the call), with every block
-  above 64 KiB returned to the system as soon as it is free; null where the system has no such counter. What a method keeps
-  from call to call counts as there before. It changes the allocator for good, so that it comes after all rounds.
-- ``error``: of a loss, the relative L2 error of the float32 gradient against the definition's in float64; of a score, the
-  largest difference from it.
+- ``warm``: two calls; how long the second took decides how many calls make a round.
+- ``round``: the seconds of each timed call, after one that is not timed. A call of a loss is forward and backward, from
+  logits to their gradient.
+- ``memory``: peak memory of a call beyond what was there before and beyond the gradient, in bytes, the median of three.
+  On CUDA it is torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before the call), with
+  every block above 64 KiB returned to the system as soon as it is free; null where the system has no such counter. What a
+  method keeps from call to call counts as there before. It changes the allocator for good, so that it comes after all rounds.
+- ``error``: of a loss, how far its value and its gradient (relative L2) are from those of the definition in float64; of a
+  score, the largest difference from it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -59,11 +60,14 @@ class Bench:
         return seconds
 
     def round(self) -> list[float]:
-        if self.calls > 1 or self.device == "cuda":
-            self.call()  # the processes that ran in between have emptied the caches
+        self.call()  # the processes that ran in between have emptied the caches
         return [self.call() for _ in range(self.calls)]
 
     def memory(self) -> int | None:
+        found = [self._peak() for _ in range(3)]
+        return None if None in found else statistics.median(found)
+
+    def _peak(self) -> int | None:
         gradient = self.case.logits_bytes if self.case.dtype is None else 0
         self.inputs[0].grad = None
         if self.device == "cuda":
@@ -77,14 +81,19 @@ class Bench:
         self.call()
         return max(0, resident_size("VmHWM") - before - gradient)
 
-    def error(self) -> float:
+    def error(self) -> dict[str, float]:
         exact = definition(self.name, self.case)
         if self.case.dtype is not None:
-            return float((self.method(*self.inputs).double() - exact(*self.inputs)).abs().max())
-        self.call()
-        found, logits = self.inputs[0].grad.double(), self.inputs[0].detach().double().requires_grad_()
-        exact(logits, self.inputs[1]).backward()
-        return float((found - logits.grad).norm() / logits.grad.norm())
+            return {"score_error": float((self.method(*self.inputs).double() - exact(*self.inputs)).abs().max())}
+        logits = [self.inputs[0].detach().clone().requires_grad_(), self.inputs[0].detach().double().requires_grad_()]
+        loss, expected = (method(x, self.inputs[1]) for method, x in zip((self.method, exact), logits, strict=True))
+        loss.backward()
+        expected.backward()
+        gradient, right = (x.grad.double() for x in logits)
+        return {
+            "loss_error": float((loss.double() - expected).abs()),
+            "gradient_error": float((gradient - right).norm() / right.norm()),
+        }
 
     def _wait(self) -> None:
         if self.device == "cuda":
