@@ -3,13 +3,22 @@
 import os
 from collections import Counter, defaultdict
 
+import pytest
 import torch
+
+from monai_surrogates.core import operators
 
 # Two processes of tests run at once, and many tensors are small: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 VERDICTS = {"failed": "FAILED", "error": "FAILED", "passed": "passed", "skipped": "does not apply"}
+
+
+@pytest.fixture
+def small_images_are_tiled(monkeypatch):
+    """The kernels for large images on the small ones of a test."""
+    monkeypatch.setattr(operators, "LEAST", 0)
 
 
 def pytest_collection_modifyitems(items):

@@ -14,6 +14,8 @@ from monai.networks import one_hot
 
 from monai_surrogates import losses
 
+pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
+
 CLASSES = 3
 COUNTS = [700, 200, 100]
 VOLUMES = [9.0, 4.0, 3.0]

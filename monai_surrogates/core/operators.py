@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.library import Library
 
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
+LEAST = 2**17  # numbers in an image from which on it pays to take them one by one
 ON_CPU: dict[str, Callable[..., Any]] = {}  # the operators of this package
 
 
@@ -26,5 +28,9 @@ def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
 
 
 def runs_tiled(x: Tensor) -> bool:
-    """Whether the tiled kernels run where a tensor is: on a CPU, or without values on the meta device."""
-    return x.device.type in ("cpu", "meta")
+    """Whether the kernels, which go from item to item, run where a batch is: on a CPU, or without values on the meta device.
+
+    On small images the calls would cost more than the arithmetic, and torch's operators take all items at once.
+    """
+    of_item = math.prod(x.shape[1:]) if x.ndim > 1 else x.numel()
+    return x.device.type in ("cpu", "meta") and of_item >= LEAST

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,9 +23,11 @@ WIDTH = 150  # of tables where no terminal tells its own
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmark", description="Time, memory and error of losses and scores."
+        prog="python -m tests.benchmark",
+        description="Time, memory and error of losses and scores, and what they are in multiples of their peers'. All of it "
+        "takes half an hour or more; --case chooses.",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what computes (cpu)")
     parser.add_argument(
         "--case", action="append", default=[], help="losses, scores, scale, or a pattern such as 'b1-c14-*'; repeatable"
     )
@@ -33,7 +36,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="processor threads of each method (2)")
     parser.add_argument("--no-accuracy", action="store_true", help="leave out the errors against float64")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to try the machinery")
-    parser.add_argument("--out", type=Path, default=Path("benchmark-results"), help="folder for JSON, table and plot")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark-results"), help="folder for JSON, table and plot (%(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument(
         "--compare",
@@ -45,9 +50,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(arguments)
     if given.rounds < 1 or given.threads < 1:
         parser.error("--rounds and --threads must be at least 1.")
+    if given.out.exists() and not given.out.is_dir():
+        parser.error(f"--out must be a folder, but {given.out} is a file.")
+    names = [case.name for case in suite(given.device, given.quick).cases([])]
+    for pattern in given.case:
+        if not suite(given.device, given.quick).cases([pattern]):
+            parser.error(f"--case {pattern}: no such case; there are losses, scores, scale, {', '.join(names)}.")
+    if given.compare:
+        given.compare = [_read(path, parser) for path in given.compare]
     if given.device == "cuda" and not _has_cuda():
         parser.error("--device cuda: torch finds no CUDA device here.")
     return given
+
+
+def _read(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["measurements"][0]["case"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.error(f"--compare: {path} is no {report.JSON_NAME} of a run ({type(error).__name__}: {error}).")
+    return record
 
 
 def _has_cuda() -> bool:
@@ -62,24 +84,26 @@ def main(arguments: list[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = WIDTH
     if given.compare:
-        console.print(report.compared(*(json.loads(path.read_text(encoding="utf-8")) for path in given.compare)).rich())
-        return 0
+        sheet = report.compared(*given.compare)
+        console.print(sheet.rich() if sheet.rows else "The two runs have no measurement in common.")
+        return 0 if sheet.rows else 1
     plan = suite(given.device, given.quick)
     cases = plan.cases(given.case)
-    if given.list or not cases:
-        console.print(*(f"{case.name}: {', '.join(case.methods)}" for case in cases or plan.cases([])), sep="\n")
-        return 0 if cases else 2
+    if given.list:
+        console.print(*(f"{case.name}: {', '.join(case.methods)}" for case in cases), sep="\n")
+        return 0
     try:
         results = measure(cases, plan, settings_of(given), given.out, console)
     except KeyboardInterrupt:
         console.print(f"Interrupted; {given.out} holds the cases that were finished.")
         return 130
     targets = verdicts(results, plan)
-    console.print(report.target_sheet(targets, results.settings.allocators).rich())
-    console.print("Times in a column '/ X' are medians in multiples of X's; the targets are judged by them.")
-    if given.quick:
-        console.print("These shapes are too small for the targets to mean anything.")
-    console.print(f"{sum(v.met for v in targets)} of {len(targets)} targets met. {report.described(results)}")
+    if targets:
+        console.print(report.target_sheet(targets, results.settings.allocators).rich())
+        met = f"{sum(v.met for v in targets)} of {len(targets)} targets met."
+        console.print(f"{met} These shapes are too small for them to mean anything." if given.quick else met)
+    console.print(report.LEGEND)
+    console.print(report.described(results))
     console.print(f"Written to {given.out}: {report.JSON_NAME}, {report.TABLE_NAME}, {report.PLOT_NAME}.")
     for m in results.failed():
         console.print(f"{m.case.name}, {m.method}, {m.allocator}: {m.failure}", style="red", markup=False)

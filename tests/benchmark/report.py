@@ -27,6 +27,11 @@ HEADINGS = {
     "monai_dice_metric": "MONAI",
 }
 NOTHING = "–"
+LEGEND = (
+    "Times in a column '/ X' are medians in multiples of X's; the targets are judged by them. MiB: peak memory beyond inputs "
+    "and gradient; '/ logits': in multiples of the logits. Errors are against the definition in float64: of the loss "
+    "absolute, of the gradient relative (L2)."
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def write(results: Results, suite: Suite, out: Path) -> None:
     _replace(out / JSON_NAME, lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
     sheets = [case_sheet(results, case) for case in results.cases()]
     sheets += [target_sheet(found, results.settings.allocators)]
-    text = "\n".join([f"{described(results)}\n", *(sheet.markdown() for sheet in sheets)])
+    text = "\n".join([f"{described(results)}\n", f"{LEGEND}\n", *(sheet.markdown() for sheet in sheets)])
     _replace(out / TABLE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
     figure = plot(results, suite)
     _replace(out / PLOT_NAME, lambda path: figure.savefig(path, format="png", dpi=110))
@@ -134,7 +139,11 @@ def plot(results: Results, suite: Suite) -> Figure:
     for row, (names, growing, size) in zip(figure.subplots(2, len(allocators) + 1), lines, strict=True):
         for axes, allocator in zip(row, allocators, strict=False):
             _draw(axes, results, names, allocator, size, lambda m: 1e9 * m.median / (m.case.voxels * m.case.classes))
-            axes.set(xlabel=growing, ylabel="ns per voxel and class", title=f"time ({allocator})")
+            axes.set(
+                xlabel=growing,
+                ylabel="ns per voxel and class",
+                title=f"time ({allocator}{' allocator' * (allocator == 'default')})",
+            )
             axes.set_yscale("log" if axes.lines else "linear")
         _draw(row[-1], results, names, "default", size, _memory_multiple)
         row[-1].set(xlabel=growing, ylabel="multiples of the logits", title="memory beyond logits and gradient")

@@ -23,6 +23,8 @@ from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, base
 
+pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
+
 batches = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 999),
@@ -107,6 +109,15 @@ def test_logits_beyond_the_range_of_exp_are_those_of_their_softmax(loss, offset)
     x, y, _ = random_logits(1, 2, 3, 80, ignoring=False, dtype=torch.float32)
     x[..., ::2] += offset  # float32's exp ends at 88; a softmax does not see the difference
     assert_close_to_double(loss, x, y)
+
+
+@pytest.mark.parametrize("other", [-79.0, -95.0, -1e4, -torch.inf])
+@pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
+def test_classes_that_are_ruled_out_have_no_probability_and_no_gradient(loss, other):
+    x, y, _ = random_logits(1, 2, 4, 4000, ignoring=False, dtype=torch.float32)
+    x[:, 3], y = other, y.clamp_max(2)
+    assert_close_to_double(loss, x, y)
+    assert float(x.grad[:, 3].abs().max()) < 1e-30
 
 
 def assert_close_to_double(loss, x, y, gradient=1e-3, absolute=1e-5):

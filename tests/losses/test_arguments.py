@@ -435,7 +435,7 @@ def lovasz(images, *names, **arguments):
 
 
 def test_auto_sorts_small_images_and_bins_large_ones():
-    small, large = (random_batch(7, shape, 3, torch.float64) for shape in ((64, 64), (64, 65)))
+    small, large = (random_batch(7, shape, 3, torch.float64) for shape in ((64, 128), (64, 129)))
     sort, bins, auto = lovasz(small, "sort", "bins", "auto")
     assert auto == sort != bins
     sort, bins, auto = lovasz(large, "sort", "bins", "auto")
