@@ -90,16 +90,17 @@ class LovaszSoftmaxLoss(LovaszLoss):
     default) leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
 
     Args:
-        method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as tied, and
-            have the mean weight of the orders of the tie (sorting takes any one order). Its loss is at most 1/bins below the
-            exact one. Where errors of all sizes occur, and structures hold many times as many voxels as a bin, the loss with 4096
-            bins lies within 1e-5 of it and the gradient within a relative 5e-3. The gradient differs by more for small
-            structures (in 96³ voxels of three classes by 9e-3 for a lesion of 1000 voxels, 7e-2 for one of 27), and entirely where a network is nearly always sure, right or wrong (most gaps of the logits above 12), so that most
-            errors lie in one bin: there their order counts, and ``"sort"`` or more ``bins`` see it. Errors must lie in
-            [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with ``batch=True``, batches)
-            of up to two voxels per bin, where that costs about the same and bins would take more memory, and whatever
-            ``other_act`` gives; all else goes into bins. With ``sync=True`` the ranks sum the sizes of their batches to
-            choose alike (on a GPU they take bins); ``"bins"`` spares them that.
+        method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as
+            tied, and have the mean weight of the orders of the tie (sorting takes any one order). Its loss is at most
+            1/bins below the exact one. Where errors of all sizes occur, and structures hold many times as many voxels as a
+            bin, the loss with 4096 bins lies within 1e-5 of it and the gradient within a relative 5e-3. The gradient
+            differs by more for small structures (in 96³ voxels of three classes by 9e-3 for a lesion of 1000 voxels, 7e-2
+            for one of 27), and entirely where a network is nearly always sure, right or wrong (most gaps of the logits
+            above 12), so that most errors lie in one bin: there their order counts, and ``"sort"`` or more ``bins`` see it.
+            Errors must lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with
+            ``batch=True``, batches) of up to two voxels per bin, where that costs about the same and bins would take more
+            memory, and whatever ``other_act`` gives; all else goes into bins. With ``sync=True`` the ranks sum the sizes of
+            their batches to choose alike (on a GPU they take bins); ``"bins"`` spares them that.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. One or two channels
             get four times as many: they cost little there, and a gradient within a relative 1e-3 needs them.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with

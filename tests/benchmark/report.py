@@ -139,11 +139,8 @@ def plot(results: Results, suite: Suite) -> Figure:
     for row, (names, growing, size) in zip(figure.subplots(2, len(allocators) + 1), lines, strict=True):
         for axes, allocator in zip(row, allocators, strict=False):
             _draw(axes, results, names, allocator, size, lambda m: 1e9 * m.median / (m.case.voxels * m.case.classes))
-            axes.set(
-                xlabel=growing,
-                ylabel="ns per voxel and class",
-                title=f"time ({allocator}{' allocator' * (allocator == 'default')})",
-            )
+            title = "time (default allocator)" if allocator == "default" else f"time ({allocator})"
+            axes.set(xlabel=growing, ylabel="ns per voxel and class", title=title)
             axes.set_yscale("log" if axes.lines else "linear")
         _draw(row[-1], results, names, "default", size, _memory_multiple)
         row[-1].set(xlabel=growing, ylabel="multiples of the logits", title="memory beyond logits and gradient")

@@ -117,7 +117,7 @@ def test_classes_that_are_ruled_out_have_no_probability_and_no_gradient(loss, ot
     x, y, _ = random_logits(1, 2, 4, 4000, ignoring=False, dtype=torch.float32)
     x[:, 3], y = other, y.clamp_max(2)
     assert_close_to_double(loss, x, y)
-    assert float(x.grad[:, 3].abs().max()) < 1e-30
+    assert float(x.grad[:, 3].abs().max()) < 1e-25
 
 
 def assert_close_to_double(loss, x, y, gradient=1e-3, absolute=1e-5):
