@@ -157,16 +157,17 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
     """
     gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype)
     q, p = torch.neg(gap).sigmoid_(), gap.sigmoid_()  # each to its own last digit, where 1 − p has none left
-    outside = 1 - inside
+    outside, size = 1 - inside, inside.new_tensor(len(inside), dtype=torch.float64)
     if v is not None:
-        inside, outside = inside.mul_(v), outside.mul_(v)
+        inside, outside, size = inside.mul_(v), outside.mul_(v), v.sum().double()
     pairs = (q, outside), (p, inside), (q, inside), (p, outside)
     spared, found, missed, false_alarm = (torch.dot(*pair).double() for pair in pairs)
     volume = torch.stack([spared + missed, found + false_alarm])
     if squared:
         p, q = (p, q) if v is None else (p * v, q * v)
         volume = torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()
-    reference = torch.stack([outside.sum(), inside.sum()]).double()
+    in_class = inside.sum().double()
+    reference = torch.stack([size - in_class, in_class])
     return torch.stack([torch.stack([spared, found]), volume, reference])
 
 
@@ -176,7 +177,9 @@ def _two_class_slopes(
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
     gap = torch.sub(x[1], x[0])
     of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
-    g = torch.stack([of_p - of_own[0], of_p + of_own[1]]).index_select(0, y.long())
+    inside = y.to(x.dtype)
+    outside = 1 - inside
+    g = inside.mul_(of_p + of_own[1]).add_(outside.mul_(of_p - of_own[0]))
     if squared:
         g.add_(gap.sigmoid().mul_(2 * of_volume[1])).sub_(gap.neg().sigmoid_().mul_(2 * of_volume[0]))
     if v is not None:
