@@ -155,7 +155,7 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
 
     What is absent comes out as 0 exactly: a class without a voxel has nothing inside, or nothing outside.
     """
-    gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype)
+    gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype, copy=True)
     q, p = torch.neg(gap).sigmoid_(), gap.sigmoid_()  # each to its own last digit, where 1 − p has none left
     outside, size = 1 - inside, inside.new_tensor(len(inside), dtype=torch.float64)
     if v is not None:
@@ -177,7 +177,7 @@ def _two_class_slopes(
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
     gap = torch.sub(x[1], x[0])
     of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
-    inside = y.to(x.dtype)
+    inside = y.to(x.dtype, copy=True)  # not the labels themselves, to be written over
     outside = 1 - inside
     g = inside.mul_(of_p + of_own[1]).add_(outside.mul_(of_p - of_own[0]))
     if squared:

@@ -218,6 +218,34 @@ def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes)
     assert softmax_overlap(voxels).prediction.isnan().any()
 
 
+@pytest.mark.parametrize("labels", [torch.int64, torch.int32, torch.uint8, torch.uint16, torch.float32, torch.float64])
+@pytest.mark.parametrize("ignored", [None, 1, 99])
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("form", [SoftDiceLoss, "squared", "bins", "sort"])
+def test_labels_of_every_type_give_the_same_and_nothing_is_written_to_the_inputs(form, classes, ignored, labels):
+    settings = {"squared": {"squared_pred": True}, "bins": {"method": "bins"}, "sort": {"method": "sort"}}.get(form, {})
+    loss = (LovaszSoftmaxLoss if "method" in settings else SoftDiceLoss)(
+        softmax=True, to_onehot_y=True, ignore_index=ignored, **settings
+    )
+    x, y, _ = random_logits(5, 2, classes, 300, ignoring=False, dtype=torch.float32)
+    y = y.unsqueeze(1)
+    if ignored is not None:
+        y[..., :20] = ignored
+        x[..., :20] = torch.nan  # where nothing counts, nothing is read
+    x.requires_grad_()
+    found = []
+    for target in (y, y.to(labels), y.to(labels).contiguous()):
+        given, version = target.clone(), x.detach().clone()
+        value = loss(x, target)
+        found.append((value, torch.autograd.grad(value, x)[0]))
+        assert torch.equal(target, given)
+        torch.testing.assert_close(x.detach(), version, rtol=0, atol=0, equal_nan=True)
+    assert found[0][0].isfinite()
+    assert found[0][1].isfinite().all()
+    for value, gradient in found[1:]:
+        assert torch.equal(value, found[0][0]) and torch.equal(gradient, found[0][1])
+
+
 @pytest.mark.parametrize("classes", [2, 14])
 @pytest.mark.parametrize("method", ["overlap", "bins", "sort"])
 def test_several_threads_give_what_one_gives_and_the_same_each_time(method, classes):
