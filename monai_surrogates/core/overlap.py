@@ -54,7 +54,7 @@ def soft_overlap(voxels: Voxels, *, squared: bool = False, soft_label: bool = Fa
         >>> soft_overlap(Voxels(p, torch.tensor([[0, 1]]), None)).intersection
         tensor([[0.7500, 0.5000]])
     """
-    p = voxels.input if voxels.valid is None else torch.where(voxels.valid.unsqueeze(1), voxels.input, 0)
+    p = voxels.zeroed().input
     volume = (p * p if squared else p).sum(-1)
     if voxels.is_label_map:
         return Overlap(*_label_map_overlap(p, volume, voxels))

@@ -52,10 +52,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--rounds and --threads must be at least 1.")
     if given.out.exists() and not given.out.is_dir():
         parser.error(f"--out must be a folder, but {given.out} is a file.")
-    names = [case.name for case in suite(given.device, given.quick).cases([])]
+    plan = suite(given.device, given.quick)
     for pattern in given.case:
-        if not suite(given.device, given.quick).cases([pattern]):
-            parser.error(f"--case {pattern}: no such case; there are losses, scores, scale, {', '.join(names)}.")
+        if not plan.cases([pattern]):
+            names = ", ".join(case.name for case in plan.cases([]))
+            parser.error(f"--case {pattern}: no such case; there are losses, scores, scale, {names}.")
     if given.compare:
         given.compare = [_read(path, parser) for path in given.compare]
     if given.device == "cuda" and not _has_cuda():
