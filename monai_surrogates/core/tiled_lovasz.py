@@ -143,8 +143,8 @@ def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     steps = _below(bins, logits.dtype)
     for _, x, v, y, scale_x, of_tile, cells_x in tiles(logits, valid, labels, scale, in_bins, cells):
-        e = exponentials(x, buffer[:, : x.shape[1]], scale_x)
-        torch.mul(e, scale_x.abs().mul_(steps), out=of_tile)
+        e, factor = exponentials(x, buffer[:, : x.shape[1]], scale_x)
+        torch.mul(e, factor * steps, out=of_tile)
         _fill_cells(of_tile, y.long(), v, bins, cells_x)
     return in_bins, cells, scale
 
@@ -207,8 +207,8 @@ def _lovasz_softmax_backward(
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     for item, x, _, q, scale_x, out in tiles(logits, valid, weighted, scale, grad):
         a = slopes[item]
-        e = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
-        e.mul_((a @ q).mul_(scale_x.abs()).neg_())
+        e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
+        e.mul_((a @ q).mul_(factor).neg_())
         torch.addcmul(e, q, a.unsqueeze(1), out=out)
     return grad
 

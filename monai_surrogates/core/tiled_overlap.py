@@ -82,11 +82,11 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
     buffer = logits.new_empty(num_classes, tile_size(logits))
     for item, x, v, y, (scale, own) in tiles(logits, valid, labels, kept):
         y = y.long()
-        e = exponentials(x, buffer[:, : x.shape[1]], scale)
-        factor = scale.abs() if v is None else scale.abs() * v
+        e, factor = exponentials(x, buffer[:, : x.shape[1]], scale)
+        factor = factor if v is None else factor * v
         torch.mul(e.gather(0, y.unsqueeze(0))[0], factor, out=own)
         counts[0, item] += torch.bincount(y, weights=own.double(), minlength=num_classes)
-        counts[1, item] += e.square_() @ factor.square_() if squared else e @ factor
+        counts[1, item] += e.square_() @ factor.square() if squared else e @ factor
         counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
     return counts.to(logits.dtype), kept
 
@@ -103,8 +103,8 @@ def _slopes(
     buffers = logits.new_empty(2, num_classes, tile_size(logits))
     for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, kept, grad):
         e, g = buffers[..., : x.shape[1]]
-        exponentials_again(x, e, scale)
-        factor = scale.abs() if v is None else scale.abs() * v
+        e, factor = exponentials_again(x, e, scale)
+        factor = factor if v is None else factor * v
         _slopes_of_p(e, factor, y.long(), own, squared, slopes[0, item], slopes[1, item], g)
         torch.mul(e, g, out=out)
     return grad
@@ -138,16 +138,13 @@ def _slopes_of_p(
     if squared:
         torch.mul(e, scale, out=out).mul_((2 * of_volume).unsqueeze(1))
         s = torch.linalg.vecdot(e, out, dim=0).mul_(scale).addcmul_(own, b_y)
-        at_label = of_volume.index_select(0, y).mul_(own).mul_(2).add_(b_y).sub_(s).mul_(scale)
         out.sub_(s).mul_(scale)
     else:
         scaled = scale.new_empty(2, len(scale))
-        s = (of_volume @ e).mul_(scale).addcmul_(own, b_y)
         scaled[0] = scale
-        torch.mul(s, scale, out=scaled[1])
-        at_label = (of_own + of_volume).index_select(0, y).mul_(scale).sub_(scaled[1])
+        torch.mul((of_volume @ e).mul_(scale).addcmul_(own, b_y), scale, out=scaled[1])
         torch.mm(torch.stack([of_volume, -torch.ones_like(of_volume)], dim=1), scaled, out=out)  # a·scale − s·scale
-    out.scatter_(0, y.unsqueeze(0), at_label.unsqueeze(0))
+    out.scatter_add_(0, y.unsqueeze(0), b_y.mul_(scale).unsqueeze(0))
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:

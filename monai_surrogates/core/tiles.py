@@ -12,7 +12,7 @@ from torch import Tensor
 
 TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
-LARGEST, SAMPLED = 80, 64  # a logit whose exp is no trouble; every 64th is looked at
+LARGEST, SAMPLED = 80, 2048  # a logit whose exp is no trouble; every 2048th is looked at
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 
 
@@ -47,20 +47,18 @@ def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
             yield item, c, *pieces
 
 
-def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n) in ``out`` and 1/Σ e (n,) in ``scale``.
+def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n), in ``out``, and 1/Σ e (n,).
 
-    Where exp x would overflow or lose digits, e = exp(x − max x), and the scale bears a minus as the sign of it.
+    Where exp x would overflow or lose digits, e = exp(x − max x), and ``scale``, which gets the second factor, bears a minus.
     """
+    ones = x.new_ones(len(x))
     if _seem_mild(x):
-        torch.sum(torch.exp(x, out=out), 0, out=scale)
-        low, high = scale.aminmax()
-        if bool((low >= 1 / MILD) & (high <= MILD)):  # and no NaN
-            scale.reciprocal_()
-            return out
-    torch.sum(_shifted(x, out), 0, out=scale)
-    scale.reciprocal_().neg_()
-    return out
+        total = torch.mv(torch.exp(x, out=out).t(), ones, out=scale).sum()
+        if bool(total + scale.reciprocal_().sum() <= MILD):  # and so is each of them, and none is NaN
+            return out, scale
+    torch.mv(_shifted(x, out).t(), ones, out=scale).reciprocal_().neg_()
+    return out, -scale
 
 
 def _seem_mild(x: Tensor) -> bool:
@@ -69,9 +67,11 @@ def _seem_mild(x: Tensor) -> bool:
     return bool((low > -LARGEST) & (high < LARGEST))
 
 
-def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
-    """The same e once the scale is known."""
-    return _shifted(x, out) if bool((scale < 0).any()) else torch.exp(x, out=out)
+def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same two factors once the scale is known."""
+    if bool(scale[0] > 0):
+        return torch.exp(x, out=out), scale
+    return _shifted(x, out), -scale
 
 
 def _shifted(x: Tensor, out: Tensor) -> Tensor:
