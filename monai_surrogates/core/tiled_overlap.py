@@ -174,9 +174,7 @@ def _two_class_slopes(
     """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
     gap = torch.sub(x[1], x[0])
     of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
-    inside = y.to(x.dtype, copy=True)  # not the labels themselves, to be written over
-    outside = 1 - inside
-    g = inside.mul_(of_p + of_own[1]).add_(outside.mul_(of_p - of_own[0]))
+    g = torch.lerp(of_p - of_own[0], of_p + of_own[1], y.to(x.dtype))  # the one outside class 1, the other one inside
     if squared:
         g.add_(gap.sigmoid().mul_(2 * of_volume[1])).sub_(gap.neg().sigmoid_().mul_(2 * of_volume[0]))
     if v is not None:
