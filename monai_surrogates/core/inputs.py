@@ -7,8 +7,6 @@ voxels count. Nothing here copies a label map into one-hot form.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -51,28 +49,6 @@ class Voxels(NamedTuple):
     def widened(self) -> Voxels:
         """With labels in int64, by which torch can index."""
         return self._replace(target=self.target.long()) if self.is_label_map else self
-
-
-def choose_activation(
-    sigmoid: bool, softmax: bool, other_act: Callable[[Tensor], Tensor] | None = None
-) -> Callable[[Tensor], Tensor] | None:
-    """Turn MONAI's three flags into one function, None for an input that holds probabilities already.
-
-    Raises:
-        TypeError: ``other_act`` is not callable.
-        ValueError: more than one of the three is set.
-    """
-    if other_act is not None and not callable(other_act):
-        raise TypeError(f"other_act must be None or callable, but is {type(other_act).__name__}.")
-    if int(sigmoid) + int(softmax) + int(other_act is not None) > 1:
-        raise ValueError(
-            "Incompatible values: more than 1 of [sigmoid=True, softmax=True, other_act is not None]; keep one of them."
-        )
-    if sigmoid:
-        return torch.sigmoid
-    if softmax:
-        return partial(torch.softmax, dim=1)
-    return other_act
 
 
 def plain_tensor(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.lovasz_weights import bin_weights, lovasz_jaccard_weights
 from monai_surrogates.core.operators import runs_tiled
 from monai_surrogates.core.sorted_rows import sorted_weights
+from monai_surrogates.core.sums import voxel_sum
 
 
 def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -22,16 +23,16 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         valid: broadcastable to (..., N) bool, False for removed voxels; None if all count.
 
     Returns:
-        One loss per row, shape (...): 1 − IoU at hard predictions, max(p) if the reference is empty, 0 if no voxel counts.
+        One float64 loss per row, shape (...): 1 − IoU at hard predictions, max(p) if the reference is empty, 0 if no voxel counts.
 
     Examples:
         >>> import torch
         >>> y = torch.tensor([True, True, False, False])
         >>> lovasz_jaccard((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
-        tensor(0.3833)
+        tensor(0.3833, dtype=torch.float64)
     """
     if runs_tiled(errors):
-        return (errors * sorted_weights(errors.detach(), reference, valid)).sum(-1)
+        return voxel_sum(errors * sorted_weights(errors.detach(), reference, valid))
     return _sorted_at_once(errors, reference, valid)
 
 
@@ -44,7 +45,7 @@ def _sorted_at_once(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
     falling, order = errors.sort(dim=-1, descending=True)
     counted = None if valid is None else valid.expand_as(errors).gather(-1, order)
     weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted, falling.dtype)
-    return (falling * weights).sum(-1)
+    return voxel_sum(falling * weights)
 
 
 def lovasz_jaccard_binned(
@@ -64,16 +65,16 @@ def lovasz_jaccard_binned(
         sync: the voxels of all ranks make one image; histograms are summed, voxels stay where they are.
 
     Returns:
-        One loss per row, shape (...).
+        One float64 loss per row, shape (...).
 
     Examples:
         >>> import torch
         >>> y = torch.tensor([True, True, False, False])
         >>> lovasz_jaccard_binned((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
-        tensor(0.3833)
+        tensor(0.3833, dtype=torch.float64)
     """
     weights = _binned_weights(errors.detach(), _as_mask(reference, errors), valid, bins, sync)
-    loss = (errors * weights).sum(-1)
+    loss = voxel_sum(errors * weights)
     return rank_sum(loss) if sync else loss
 
 

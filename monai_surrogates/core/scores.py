@@ -24,7 +24,7 @@ def tversky_index(
     """T = (s·I + ε₁) / (s·(I + α(|A| − I) + β(|B| − I)) + ε₂); α = β = ½ is Dice, α = β = 1 is Jaccard.
 
     Args:
-        overlap: counts, any shape; soft counts are differentiated through, integer counts are read in float64.
+        overlap: counts, any shape; soft counts are differentiated through. Read in float64.
         alpha: weight of the false positives |A| − I.
         beta: weight of the false negatives |B| − I.
         scale: s, what one voxel counts beside the smoothing: 2 in MONAI's Dice and Jaccard, 1 in its Tversky.
@@ -32,7 +32,7 @@ def tversky_index(
         smooth_dr: ε₂, likewise.
 
     Returns:
-        The index, of the counts' shape; 1 where it is 0/0: both masks are empty and nothing is smoothed.
+        The float64 index, of the counts' shape; 1 where it is 0/0: both masks are empty and nothing is smoothed.
 
     References:
         Tversky, Features of similarity, Psychological Review 1977.
@@ -43,7 +43,7 @@ def tversky_index(
         >>> tversky_index(counts, 0.5, 0.5), tversky_index(counts, 1.0, 1.0)
         (tensor([0.6667], dtype=torch.float64), tensor([0.5000], dtype=torch.float64))
     """
-    hit, prediction, reference = (c if c.is_floating_point() else c.double() for c in overlap)
+    hit, prediction, reference = (count.double() for count in overlap)
     denominator = hit + alpha * (prediction - hit) + beta * (reference - hit)
     denominator = scale * denominator + smooth_dr
     undefined = denominator == 0  # nothing predicted, nothing there; divided apart, so that the gradient is 0, not NaN
@@ -73,7 +73,7 @@ def structure_smoothing(volumes: Tensor, alpha: float, *, scale: float = 1.0) ->
         >>> empty = Overlap(torch.tensor([0.0]), torch.tensor([30.0]), torch.tensor([0.0]))
         >>> epsilon = structure_smoothing(torch.tensor([10.0]), 1.0, scale=2)
         >>> 1 - tversky_index(empty, 1.0, 1.0, scale=2, smooth_nr=epsilon, smooth_dr=epsilon)  # 30/(30 + 10)
-        tensor([0.7500])
+        tensor([0.7500], dtype=torch.float64)
     """
     return scale * alpha * volumes
 

@@ -13,18 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import bin_weights
 from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.sums import voxel_sum
 from monai_surrogates.core.tiles import (
     ROW,
+    balance,
     exponentials,
     exponentials_again,
     rows,
-    softmax_slopes,
     tile_size,
     tiles,
+    two_class_errors,
+    two_class_gap,
     two_class_gradient,
 )
 
@@ -53,7 +57,7 @@ def tiled_lovasz_binned(
         sync: with ``batch``, and so do those of all ranks: one all-reduce of histograms, and one of the losses.
 
     Returns:
-        The loss, and the reference volume in voxels: (B, C), or (1, C) of the batch, in the type of the logits.
+        The loss, and the reference volume in voxels: float64, (B, C), or (1, C) of the batch.
     """
     function = _TwoClasses if logits.shape[1] == 2 else _SoftmaxLovasz
     shared = sync and is_shared()
@@ -86,7 +90,7 @@ class _SoftmaxLovasz(torch.autograd.Function):
             logits, valid, weighted, _ = ctx.saved_tensors
             p = Voxels(logits, weighted, valid).zeroed().input.softmax(1)
             weights = torch.where(p > 0, weighted / p, 0).detach()
-            grad = softmax_slopes(p, weights * gradients[0].unsqueeze(-1))
+            grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
         else:
             grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
         return grad, None, None, None, None, None
@@ -107,7 +111,7 @@ class _TwoClasses(_SoftmaxLovasz):
             inside = 2 * (cells.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
             weights = tables.gather(2, cells.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
             p = Voxels(logits, cells, valid).zeroed().input.softmax(1)
-            grad = softmax_slopes(p, weights * gradients[0].unsqueeze(-1))
+            grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
         else:
             slopes = gradients[0].contiguous()
             grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, valid, cells, tables, slopes)
@@ -130,9 +134,9 @@ def _lovasz_softmax(
     for item, c, q, cells_x in rows(weighted, cells):
         n = len(q)
         torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
-        loss[item, c] += q.mul_(own[:n]).sum()
+        loss[item, c] += voxel_sum(q.mul_(own[:n]))
     # rounding of the two sums may leave less than nothing
-    return loss.clamp_min_(0).to(logits.dtype), histogram[..., bins:].sum(-1).to(logits.dtype), weighted, scale
+    return loss.clamp_min_(0), histogram[..., bins:].sum(-1).double(), weighted, scale
 
 
 def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,10 +210,8 @@ def _lovasz_softmax_backward(
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     for item, x, _, q, scale_x, out in tiles(logits, valid, weighted, scale, grad):
-        a = slopes[item]
-        e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
-        e.mul_((a @ q).mul_(factor).neg_())
-        torch.addcmul(e, q, a.unsqueeze(1), out=out)
+        torch.mul(q, slopes[item].to(q.dtype).unsqueeze(1), out=out)
+        balance(out, *exponentials_again(x, buffer[:, : x.shape[1]], scale_x))
     return grad
 
 
@@ -221,8 +223,7 @@ def _lovasz_two_classes(
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
     for item, x, v, y, cells_x in tiles(logits, valid, labels, cells):
-        gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype)
-        errors = torch.addcmul(gap, inside, gap, value=-2).sigmoid_()  # |p₁ − y|, in both classes
+        errors, inside = two_class_errors(x, y)
         in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
         cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:
@@ -234,7 +235,7 @@ def _lovasz_two_classes(
     tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the cells of class 1
     loss = (tables * errors_of_cells[:, None, : 2 * bins]).sum(-1)
     tables = torch.nn.functional.pad(tables, (0, 1))
-    return loss.to(logits.dtype), of_both[..., bins:].sum(-1).to(logits.dtype), cells, tables
+    return loss, of_both[..., bins:].sum(-1).double(), cells, tables
 
 
 def _lovasz_two_classes_backward(
@@ -243,20 +244,20 @@ def _lovasz_two_classes_backward(
     """∂L/∂x₁ = −∂L/∂x₀ = p₁(1 − p₁)·g, g = ±Σ_c slope_c w_c, + outside class 1 and − in it."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     bins = tables.shape[-1] // 2
-    both = torch.einsum("bc,bck->bk", slopes, tables)
+    both = (slopes.to(tables.dtype).unsqueeze(-1) * tables).sum(1)
     both[:, bins : 2 * bins].neg_()
     for item, x, _, cells_x, out in tiles(logits, valid, cells, grad):
-        two_class_gradient(both[item].index_select(0, cells_x), torch.sub(x[1], x[0]), out)
+        two_class_gradient(both[item].index_select(0, cells_x), two_class_gap(x), out)
     return grad
 
 
 def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
-    loss, volume = (logits.new_empty(logits.shape[:2]) for _ in range(2))
+    loss, volume = (logits.new_empty(logits.shape[:2], dtype=torch.float64) for _ in range(2))
     return loss, volume, shaped_as_first(logits), logits.new_empty(labels.shape)
 
 
 def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, ...]:
-    loss, volume = (logits.new_empty(logits.shape[:2]) for _ in range(2))
+    loss, volume = (logits.new_empty(logits.shape[:2], dtype=torch.float64) for _ in range(2))
     cells = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
     return loss, volume, cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
 

@@ -11,14 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.sums import voxel_sum
 from monai_surrogates.core.tiles import (
+    balance,
     exponentials,
     exponentials_again,
-    softmax_slopes,
     tile_size,
     tiles,
+    two_class_errors,
+    two_class_gap,
     two_class_gradient,
 )
 
@@ -38,7 +42,7 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
         squared: squared volumes.
 
     Returns:
-        (3, B, C), intersection, volume and reference volume, in the type of the logits.
+        (3, B, C) in float64: intersection, volume and reference volume.
     """
     counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]  # no types
     return counts[0]
@@ -77,18 +81,21 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
     if num_classes == 2:
         for item, x, v, y in tiles(logits, valid, labels):
             counts[:, item] += _two_class_counts(x, y, v, squared)
-        return counts.to(logits.dtype), logits.new_empty(0)
+        return counts, logits.new_empty(0)
     kept = logits.new_empty(batch, 2, voxels)  # the scale and p_y
     buffer = logits.new_empty(num_classes, tile_size(logits))
     for item, x, v, y, (scale, own) in tiles(logits, valid, labels, kept):
         y = y.long()
         e, factor = exponentials(x, buffer[:, : x.shape[1]], scale)
-        factor = factor if v is None else factor * v
-        torch.mul(e.gather(0, y.unsqueeze(0))[0], factor, out=own)
+        p = e.mul_(factor if v is None else factor * v)
+        torch.gather(p, 0, y.unsqueeze(0), out=own.unsqueeze(0))
         counts[0, item] += torch.bincount(y, weights=own.double(), minlength=num_classes)
-        counts[1, item] += e.square_() @ factor.square() if squared else e @ factor
+        if squared:  # those near 1 in float64, because 1 − 2I/(Σp² + Σy²) cancels
+            counts[1, item] += torch.bincount(y, weights=own.double().square(), minlength=num_classes)
+            p.scatter_(0, y.unsqueeze(0), 0).square_()
+        counts[1, item] += voxel_sum(p)
         counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
-    return counts.to(logits.dtype), kept
+    return counts, kept
 
 
 def _slopes(
@@ -100,19 +107,19 @@ def _slopes(
         for item, x, v, y, out in tiles(logits, valid, labels, grad):
             _two_class_slopes(x, y, v, squared, slopes[0, item], slopes[1, item], out)
         return grad
-    buffers = logits.new_empty(2, num_classes, tile_size(logits))
+    buffer = logits.new_empty(num_classes, tile_size(logits))
+    of_p = _slopes_of_squares if squared else _slopes_of_p
     for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, kept, grad):
-        e, g = buffers[..., : x.shape[1]]
-        e, factor = exponentials_again(x, e, scale)
+        e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale)
         factor = factor if v is None else factor * v
-        _slopes_of_p(e, factor, y.long(), own, squared, slopes[0, item], slopes[1, item], g)
-        torch.mul(e, g, out=out)
+        of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], out)
+        balance(out, e, factor)
     return grad
 
 
 def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, slopes: Tensor) -> Tensor:
     """The same by torch's own operators."""
-    voxels = Voxels(logits, labels, valid).zeroed().widened()
+    voxels, slopes = Voxels(logits, labels, valid).zeroed().widened(), slopes.to(logits.dtype)
     p, labels, (of_own, of_volume, _) = voxels.input.softmax(1), voxels.target.unsqueeze(1), slopes.unsqueeze(-1)
     of_p = (2 * p if squared else torch.ones_like(p)) * of_volume
     of_p = of_p.scatter_add(1, labels, of_own.expand_as(p).gather(1, labels))
@@ -120,72 +127,95 @@ def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared:
 
 
 def _slopes_of_p(
-    e: Tensor, scale: Tensor, y: Tensor, own: Tensor, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
+    e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
 ) -> None:
-    """(a_c − s + [c = y] b_y)·scale, s = Σ_k p_k a_k + p_y b_y, which times e_c is ∂L/∂x_c; squared: a_c becomes 2 p_c a_c.
+    """p_c(g_c − s) with g_c = a_c + [c = y] b_y and s = Σ_k p_k g_k = Σ_k p_k a_k + p_y b_y.
 
     Args:
-        e: first factor of the probabilities p = e·scale of a tile, (C, n).
-        scale: second factor, 0 for voxels that do not count, (n,).
+        e: first factor of the probabilities p = e·factor of a tile, (C, n).
+        factor: second factor, 0 for voxels that do not count, (n,).
         y: labels, (n,).
-        own: the probability of each label, p_y, (n,).
-        squared: squared volumes.
-        of_own: b, slopes of the intersection, (C,).
-        of_volume: a, slopes of the volume, (C,).
+        own: the probability of each label, p_y, 0 in voxels that do not count, (n,).
+        of_own: b, slopes of the intersection, (C,), float64.
+        of_volume: a, slopes of the volume, (C,), float64.
         out: the result, (C, n).
     """
-    b_y = of_own.index_select(0, y)
-    if squared:
-        torch.mul(e, scale, out=out).mul_((2 * of_volume).unsqueeze(1))
-        s = torch.linalg.vecdot(e, out, dim=0).mul_(scale).addcmul_(own, b_y)
-        out.sub_(s).mul_(scale)
-    else:
-        scaled = scale.new_empty(2, len(scale))
-        scaled[0] = scale
-        torch.mul((of_volume @ e).mul_(scale).addcmul_(own, b_y), scale, out=scaled[1])
-        torch.mm(torch.stack([of_volume, -torch.ones_like(of_volume)], dim=1), scaled, out=out)  # a·scale − s·scale
-    out.scatter_add_(0, y.unsqueeze(0), b_y.mul_(scale).unsqueeze(0))
+    a, own_share = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y).mul_(own)
+    scaled = factor.new_empty(2, len(factor))
+    scaled[0] = factor
+    torch.mul((a @ e).mul_(factor).add_(own_share), factor, out=scaled[1])
+    torch.mm(torch.stack([a, -torch.ones_like(a)], dim=1), scaled, out=out)  # a·factor − s·factor
+    out.mul_(e).scatter_add_(0, y.unsqueeze(0), own_share.unsqueeze(0))
+
+
+def _slopes_of_squares(
+    e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
+) -> None:
+    """p_c g_c of squared volumes, g_c = 2 a_c p_c + [c = y] b_y.
+
+    Near a perfect prediction g_y vanishes, so it is taken as (b_y + 2 a_y) − 2 a_y(1 − p_y), with 1 − p_y = Σ_{k≠y} p_k.
+    """
+    labels, twice = y.unsqueeze(0), 2 * of_volume
+    torch.mul(e, factor, out=out).scatter_(0, labels, 0)
+    perfect, slope = (of_own + twice).to(e.dtype), twice.to(e.dtype)
+    g_y = perfect.index_select(0, y).addcmul_(slope.index_select(0, y), out.sum(0), value=-1)
+    out.square_().mul_(slope.unsqueeze(1)).scatter_(0, labels, g_y.mul_(own).unsqueeze(0))
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """Intersections, volumes and references of both classes, from sums of p = p₁ inside and outside class 1.
+    """Intersections, volumes and references of both classes, from sums of the errors e = |p₁ − y| in each class.
 
-    What is absent comes out as 0 exactly: a class without a voxel has nothing inside, or nothing outside.
+    What is absent comes out as 0 exactly. A class misses what the other one has too much: |A₁| = |B₁| − Σ_{y=1} e + Σ_{y=0} e.
     """
-    gap, inside = torch.sub(x[1], x[0]), y.to(x.dtype, copy=True)
-    q, p = torch.neg(gap).sigmoid_(), gap.sigmoid_()  # each to its own last digit, where 1 − p has none left
-    outside, size = 1 - inside, inside.new_tensor(len(inside), dtype=torch.float64)
+    errors, inside = two_class_errors(x, y)
+    size = torch.tensor(float(len(y)) if v is None else float(torch.count_nonzero(v)), dtype=torch.float64)
     if v is not None:
-        inside, outside, size = inside.mul_(v), outside.mul_(v), v.sum().double()
-    pairs = (q, outside), (p, inside), (q, inside), (p, outside)
-    spared, found, missed, false_alarm = (torch.dot(*pair).double() for pair in pairs)
-    volume = torch.stack([spared + missed, found + false_alarm])
-    if squared:
-        p, q = (p, q) if v is None else (p * v, q * v)
-        volume = torch.stack([torch.dot(q, q), torch.dot(p, p)]).double()
-    in_class = inside.sum().double()
-    reference = torch.stack([size - in_class, in_class])
-    return torch.stack([torch.stack([spared, found]), volume, reference])
+        errors.mul_(v)
+        inside.mul_(v)
+    reference = _by_class(size, voxel_sum(inside))
+    missed = _by_class(voxel_sum(errors), voxel_sum(errors * inside))
+    volume = reference - missed + missed.flip(0)
+    if squared:  # Σ_{y=1} (1 − e)² + Σ_{y=0} e²
+        squares = errors.square_()
+        of_squares = _by_class(voxel_sum(squares), voxel_sum(inside.mul_(squares)))
+        volume = reference - 2 * missed + of_squares + of_squares.flip(0)
+    return torch.stack([reference - missed, volume, reference])
+
+
+def _by_class(everywhere: Tensor, inside: Tensor) -> Tensor:
+    """A sum over all voxels as one outside class 1 and one inside; 0 for a class that is absent, as both are then the same."""
+    return torch.stack([everywhere - inside, inside])
 
 
 def _two_class_slopes(
     x: Tensor, y: Tensor, v: Tensor | None, squared: bool, of_own: Tensor, of_volume: Tensor, out: Tensor
 ) -> None:
-    """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c, squared: 2 p_c a_c in place of a_c."""
-    gap = torch.sub(x[1], x[0])
-    of_p = of_volume.new_zeros(()) if squared else of_volume[1] - of_volume[0]
-    g = torch.lerp(of_p - of_own[0], of_p + of_own[1], y.to(x.dtype))  # the one outside class 1, the other one inside
+    """∂L/∂x₁ = −∂L/∂x₀ = p q (g₁ − g₀) with g_c = a_c + [y = c] b_c.
+
+    Squared, with 2 p_c a_c in place of a_c: g₁ − g₀ = ±(b_y + 2 a_y − 2(a₀ + a₁) e), + in class 1, e = |p₁ − y|.
+    """
+    inside = y.to(x.dtype)
     if squared:
-        g.add_(gap.sigmoid().mul_(2 * of_volume[1])).sub_(gap.neg().sigmoid_().mul_(2 * of_volume[0]))
+        at_perfect, sum_of_a = of_own + 2 * of_volume, float(of_volume.sum())
+        errors, sign = two_class_errors(x, y)[0], 2 * inside - 1
+        g = _lerp(at_perfect[0], at_perfect[1], inside).sub_(errors, alpha=2 * sum_of_a).mul_(sign)
+    else:
+        of_p = of_volume[1] - of_volume[0]
+        g = _lerp(of_p - of_own[0], of_p + of_own[1], inside)
     if v is not None:
         g.mul_(v)
-    two_class_gradient(g, gap, out)
+    two_class_gradient(g, two_class_gap(x), out)
+
+
+def _lerp(outside: Tensor, inside: Tensor, of: Tensor) -> Tensor:
+    """The one number outside class 1, the other one inside."""
+    return torch.lerp(outside.to(of.dtype), inside.to(of.dtype), of)
 
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
     kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
-    return logits.new_empty(3, batch, num_classes), kept
+    return logits.new_empty(3, batch, num_classes, dtype=torch.float64), kept
 
 
 implement("softmax_overlap", _counts, _no_counts)

@@ -14,6 +14,8 @@ TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave
 ROW = 2**18  # numbers in a piece of a row
 LARGEST, SAMPLED = 80, 2048  # a logit whose exp is no trouble; every 2048th is looked at
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
+CERTAIN = 1e38  # a gap of two logits whose sigmoid is 0 or 1, and whose double is finite
+MOST_ROUNDS = 6  # each leaves of an error eps times as much
 
 
 def tile_size(logits: Tensor) -> int:
@@ -81,9 +83,34 @@ def _shifted(x: Tensor, out: Tensor) -> Tensor:
     return torch.sub(x, x.amax(0), out=out).clamp_(min=smallest).exp_()
 
 
-def softmax_slopes(p: Tensor, of_p: Tensor) -> Tensor:
-    """∂L/∂x_c = p_c(∂L/∂p_c − Σ_k p_k ∂L/∂p_k)."""
-    return p * (of_p - (p * of_p).sum(1, keepdim=True))
+def balance(slopes: Tensor, e: Tensor, factor: Tensor) -> None:
+    """The rounds of ``activation.softmax_slopes``, in place, as many as the tile needs: one, or none, unless a network is sure.
+
+    Args:
+        slopes: ∂L/∂x_c of a tile but for multiples of p_c, by which they add up to 0 over the classes, (C, n).
+        e: first factor of the probabilities p = e·factor, (C, n).
+        factor: second factor, 0 for voxels that do not count, (n,).
+    """
+    ones, rounding = slopes.new_ones(len(slopes)), 8 * torch.finfo(slopes.dtype).eps
+    for _ in range(MOST_ROUNDS):
+        rest = torch.mv(slopes.t(), ones)
+        if not bool(torch.linalg.vector_norm(rest) > rounding * torch.linalg.vector_norm(slopes[0])):
+            return
+        slopes.addcmul_(e, rest.mul_(factor), value=-1)
+
+
+def two_class_gap(x: Tensor) -> Tensor:
+    """x₁ − x₀ (n,), whose sigmoid is p₁; finite where a class is ruled out by −inf, NaN where a softmax is NaN."""
+    gap = torch.sub(x[1], x[0])
+    if not bool(gap.sum().isfinite()):
+        gap.masked_fill_(x.amax(0) == math.inf, math.nan).clamp_(-CERTAIN, CERTAIN)
+    return gap
+
+
+def two_class_errors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The error |p₁ − y| of each voxel, which both classes share, to its own last digit, and whether class 1 holds it; (n,)."""
+    gap, inside = two_class_gap(x), y.to(x.dtype, copy=True)
+    return torch.addcmul(gap, inside, gap, value=-2).sigmoid_(), inside
 
 
 def two_class_gradient(g: Tensor, gap: Tensor, out: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates.core import WEIGHTINGS, inputs
+from monai_surrogates.core.activation import choose_activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.operators import runs_tiled
@@ -55,7 +56,7 @@ class SurrogateLoss(_Loss, ABC):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
-        self.activation = inputs.choose_activation(sigmoid, softmax)
+        self.activation = choose_activation(sigmoid, softmax)
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
         try:
             self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
@@ -187,7 +188,7 @@ class PerClassLoss(SurrogateLoss):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        inputs.choose_activation(self.sigmoid, self.softmax, other_act)  # refuses more than one
+        choose_activation(self.sigmoid, self.softmax, other_act)  # refuses more than one
         self.other_act = other_act
         self.include_background = include_background
         if self.sync and not batch:
@@ -218,7 +219,8 @@ class PerClassLoss(SurrogateLoss):
         loss, reference = self._choose(loss, num_classes), self._choose(reference, num_classes)
         if self.classes == "present":
             loss = torch.where(reference > 0, loss, 0)
-        return self._reduce(self._weigh(loss, num_classes), reference, len(spatial))
+        reduced = self._reduce(self._weigh(loss, num_classes), reference, len(spatial))
+        return reduced.to(voxels.input.dtype)
 
     def _seen(self, valid: Tensor) -> Tensor:
         """Whether an item (or the batch) has a voxel that counts, (B, 1)."""

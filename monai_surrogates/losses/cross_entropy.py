@@ -12,6 +12,7 @@ from torch import Tensor
 from monai_surrogates.core import class_weights, positive_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.sums import voxel_sum
 from monai_surrogates.losses.arguments import CommonArguments, Weight
 from monai_surrogates.losses.base import SurrogateLoss
 
@@ -104,13 +105,12 @@ class PlainCELoss(SurrogateLoss):
 
     def _normalise(self, loss: Tensor, share: Tensor) -> Tensor:
         """Σ loss / Σ share over the batch; or per item, and then the mean over items."""
+        losses, shares = voxel_sum(loss.flatten(1)), voxel_sum(share.flatten(1))
         if self.per_image:
-            axes = list(range(1, loss.ndim))
-            loss = _ratio(loss.sum(axes), share.sum(axes))
-            share = torch.ones_like(loss)
-        sums = torch.stack([loss.sum(), share.sum()])
-        total, shares = rank_sum(sums) if self.sync else sums
-        return total if self.reduction == "sum" else _ratio(total, shares)
+            losses, shares = _ratio(losses, shares), torch.ones_like(shares)
+        sums = torch.stack([losses.sum(), shares.sum()])
+        total, counted = rank_sum(sums) if self.sync else sums
+        return (total if self.reduction == "sum" else _ratio(total, counted)).to(loss.dtype)
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid = voxels
