@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_surrogates.core.distributed import rank_sum
-from monai_surrogates.core.lovasz_weights import bin_weights, lovasz_jaccard_weights
-from monai_surrogates.core.operators import runs_tiled
-from monai_surrogates.core.sorted_rows import sorted_weights
+from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
+from monai_surrogates.core.lovasz_weights import bin_weights
+from monai_surrogates.core.operators import LIBRARY, implement_everywhere
+from monai_surrogates.core.sorted_rows import as_mask, sorted_weights
 from monai_surrogates.core.sums import voxel_sum
 
 
@@ -23,7 +23,8 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         valid: broadcastable to (..., N) bool, False for removed voxels; None if all count.
 
     Returns:
-        One float64 loss per row, shape (...): 1 − IoU at hard predictions, max(p) if the reference is empty, 0 if no voxel counts.
+        One loss per row, float64, shape (...): 1 − IoU at hard predictions, max(p) if the reference is empty, 0 if no voxel
+        counts.
 
     Examples:
         >>> import torch
@@ -31,21 +32,12 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         >>> lovasz_jaccard((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833, dtype=torch.float64)
     """
-    if runs_tiled(errors):
-        return voxel_sum(errors * sorted_weights(errors.detach(), reference, valid))
-    return _sorted_at_once(errors, reference, valid)
+    return _weighted_sum(errors, sorted_weights(errors.detach(), reference, valid))
 
 
-def _sorted_at_once(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
-    """The same by sorting all rows together, as a GPU does best."""
-    is_reference = _as_mask(reference, errors)
-    if valid is not None:
-        errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
-        is_reference = is_reference & valid
-    falling, order = errors.sort(dim=-1, descending=True)
-    counted = None if valid is None else valid.expand_as(errors).gather(-1, order)
-    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted, falling.dtype)
-    return voxel_sum(falling * weights)
+def _weighted_sum(errors: Tensor, weights: Tensor) -> Tensor:
+    """Σ m w; an infinite hinge error without a weight adds nothing."""
+    return voxel_sum(torch.where(weights == 0, 0, errors * weights))
 
 
 def lovasz_jaccard_binned(
@@ -73,22 +65,21 @@ def lovasz_jaccard_binned(
         >>> lovasz_jaccard_binned((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833, dtype=torch.float64)
     """
-    weights = _binned_weights(errors.detach(), _as_mask(reference, errors), valid, bins, sync)
+    shared = sync and is_shared()
+    weights = torch.ops.monai_surrogates.lovasz_binned_weights(errors.detach(), reference, valid, bins, shared)
     loss = voxel_sum(errors * weights)
-    return rank_sum(loss) if sync else loss
+    return rank_sum(loss) if shared else loss
 
 
-def _binned_weights(errors: Tensor, is_reference: Tensor, valid: Tensor | None, bins: int, sync: bool) -> Tensor:
+def _binned_weights(errors: Tensor, reference: Tensor, valid: Tensor | None, bins: int, shared: bool) -> Tensor:
     cell = (errors * bins).long().clamp_(0, bins - 1).neg_().add_(bins - 1)  # bin 0 holds the largest errors
-    cell.add_(is_reference, alpha=bins)
+    cell.add_(as_mask(reference, errors), alpha=bins)
     counted = (cell.new_ones(()) if valid is None else valid.long()).expand_as(cell)
     histogram = cell.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, cell, counted)
-    table = bin_weights(rank_sum(histogram) if sync else histogram, errors.dtype)
+    table = bin_weights(rank_total(histogram) if shared else histogram, errors.dtype)
     weights = table.gather(-1, cell)
     return weights if valid is None else weights * counted
 
 
-def _as_mask(reference: Tensor, errors: Tensor) -> Tensor:
-    if reference.dtype == torch.bool:
-        return reference
-    return reference == torch.arange(errors.shape[-2], device=errors.device).unsqueeze(-1)
+LIBRARY.define("lovasz_binned_weights(Tensor errors, Tensor reference, Tensor? valid, int bins, bool shared) -> Tensor")
+implement_everywhere("lovasz_binned_weights", _binned_weights)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.sums import voxel_sum
+from monai_surrogates.core.sums import class_sum, voxel_sum
 from monai_surrogates.core.tiled_overlap import tiled_softmax_overlap
 
 
@@ -90,6 +90,5 @@ def _label_map_overlap(p: Tensor, volume: Tensor, voxels: Voxels) -> tuple[Tenso
     labels = voxels.target
     p_y = p.gather(1, labels.unsqueeze(1)).squeeze(1)  # the probability of each voxel's own class
     ones = torch.ones_like(p_y) if voxels.valid is None else voxels.valid.to(p_y.dtype)
-    # scatter_add_ adds one by one, so in float64
-    zeros = torch.zeros(p.shape[:2], dtype=torch.float64, device=p.device)
-    return zeros.scatter_add(1, labels, p_y.double()), volume, zeros.scatter_add(1, labels, ones.double())
+    own, reference = (class_sum(x, labels, p.shape[1]) for x in (p_y, ones))
+    return own, volume, reference

@@ -1,4 +1,4 @@
-"""Lovász weights row by row on a CPU, sorting no more voxels than have a weight.
+"""Lovász weights by sorting: all rows at once, or row by row on a CPU, where no more voxels than have a weight are sorted.
 
 Once every reference voxel is wrong the intersection is empty, and background voxels with smaller errors weigh nothing: they
 need no place in the order.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.operators import LIBRARY, implement_everywhere, runs_tiled
 
 LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 
@@ -26,7 +26,7 @@ def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> T
         valid: broadcastable to (..., N) bool; None if all count.
 
     Returns:
-        (..., N), in the type of the errors.
+        (..., N), in the type of the errors; NaN in a row that holds a NaN.
     """
     weights: Tensor = torch.ops.monai_surrogates.lovasz_sorted_weights(errors, reference, valid)
     return weights
@@ -37,7 +37,31 @@ def _row_is_reference(reference: Tensor, row: int) -> Tensor:
     return reference if reference.dtype == torch.bool else reference == row
 
 
+def as_mask(reference: Tensor, errors: Tensor) -> Tensor:
+    """Whether voxels are in the reference of each row, (..., N) bool: labels say whether the row is theirs."""
+    if reference.dtype == torch.bool:
+        return reference
+    return reference == torch.arange(errors.shape[-2], device=errors.device).unsqueeze(-1)
+
+
 def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
+    by_row = runs_tiled(errors) and not errors.is_meta
+    return (_weights_by_row if by_row else _weights_at_once)(errors, reference, valid)
+
+
+def _weights_at_once(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
+    """The same by sorting all rows together, as a GPU does best, and many small ones."""
+    is_reference = as_mask(reference, errors)
+    if valid is not None:
+        errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
+        is_reference = is_reference & valid
+    order = errors.argsort(dim=-1, descending=True)
+    counted = None if valid is None else valid.expand_as(errors).gather(-1, order)
+    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted, errors.dtype)
+    return torch.zeros_like(weights).scatter_(-1, order, weights)
+
+
+def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     weights = torch.zeros(errors.shape, dtype=errors.dtype)
     reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
     sides = [errors] if valid is None else [errors, valid]
@@ -45,6 +69,9 @@ def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
     shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
     for row in itertools.product(*map(range, errors.shape[:-1])):
         counted = None if valid is None else valid[row]
+        if bool(errors[row].amax().isnan()):  # it has no place in the order
+            weights[row] = torch.nan
+            continue
         is_reference = _row_is_reference(reference[row], row[-1] if row else 0)
         if not shared:
             places = _falling_places(errors[row], _that_weigh(errors[row], is_reference, counted))
@@ -85,4 +112,4 @@ def _falling_order(x: Tensor) -> Tensor:
     return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
 
 
-implement("lovasz_sorted_weights", _weights, shaped_as_first)
+implement_everywhere("lovasz_sorted_weights", _weights)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.operators import LIBRARY, implement_everywhere
+
 BLOCK = 1024  # voxels
 
 
@@ -34,14 +36,19 @@ def voxel_sum(x: Tensor) -> Tensor:
     return total
 
 
+def block_sum(x: Tensor) -> Tensor:
+    """:func:`voxel_sum` inside an operator, where nothing is differentiated or compiled."""
+    whole = x.shape[-1] // BLOCK * BLOCK
+    rest = x[..., whole:].sum(-1, dtype=torch.float64)
+    return rest.add_(x[..., :whole].unflatten(-1, (-1, BLOCK)).sum(-1).sum(-1, dtype=torch.float64)) if whole else rest
+
+
 class _VoxelSum(torch.autograd.Function):
     """With a backward pass of its own, because that of two slices would make two tensors as large as x."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        whole = x.shape[-1] // BLOCK
-        blocks, rest = x.split((whole * BLOCK, x.shape[-1] - whole * BLOCK), dim=-1)
-        return blocks.unflatten(-1, (whole, BLOCK)).sum(-1).double().sum(-1) + rest.sum(-1)
+        return block_sum(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -50,3 +57,51 @@ class _VoxelSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0].to(ctx.dtype).unsqueeze(-1).expand(ctx.shape)
+
+
+def class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Σ over the voxels of each label, in float64; differentiable in the values.
+
+    Args:
+        values: (B, N), floating point or bool.
+        labels: (B, N), int64 in 0..C-1.
+        num_classes: C.
+
+    Returns:
+        float64 sums (B, C).
+
+    Examples:
+        >>> import torch
+        >>> class_sum(torch.tensor([[0.5, 1.0, 2.0]]), torch.tensor([[0, 2, 0]]), 3)
+        tensor([[2.5000, 0.0000, 1.0000]], dtype=torch.float64)
+    """
+    total: Tensor = _ClassSum.apply(values, labels, num_classes)  # type: ignore[no-untyped-call]  # apply has no types
+    return total
+
+
+class _ClassSum(torch.autograd.Function):
+    @staticmethod
+    def forward(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        total: Tensor = torch.ops.monai_surrogates.class_sum(values, labels, num_classes)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        values, labels, _ = inputs
+        ctx.dtype = values.dtype
+        ctx.save_for_backward(labels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].to(ctx.dtype).gather(1, ctx.saved_tensors[0]), None, None
+
+
+def _class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    # scatter_add_ adds one by one, so in float64
+    zeros = torch.zeros(len(values), num_classes, dtype=torch.float64, device=values.device)
+    return zeros.scatter_add_(1, labels, values.double())
+
+
+# torch 2.13's compiler may read the result of a scatter_add before it is written (int64 sums, fused with what follows)
+LIBRARY.define("class_sum(Tensor values, Tensor labels, int num_classes) -> Tensor")
+implement_everywhere("class_sum", _class_sum)

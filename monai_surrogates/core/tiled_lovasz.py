@@ -18,7 +18,7 @@ from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import bin_weights
 from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
-from monai_surrogates.core.sums import voxel_sum
+from monai_surrogates.core.sums import block_sum
 from monai_surrogates.core.tiles import (
     ROW,
     balance,
@@ -134,7 +134,7 @@ def _lovasz_softmax(
     for item, c, q, cells_x in rows(weighted, cells):
         n = len(q)
         torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
-        loss[item, c] += voxel_sum(q.mul_(own[:n]))
+        loss[item, c] += block_sum(q.mul_(own[:n]))
     # rounding of the two sums may leave less than nothing
     return loss.clamp_min_(0), histogram[..., bins:].sum(-1).double(), weighted, scale
 
@@ -210,8 +210,11 @@ def _lovasz_softmax_backward(
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     for item, x, _, q, scale_x, out in tiles(logits, valid, weighted, scale, grad):
-        torch.mul(q, slopes[item].to(q.dtype).unsqueeze(1), out=out)
-        balance(out, *exponentials_again(x, buffer[:, : x.shape[1]], scale_x))
+        a = slopes[item].to(q.dtype)
+        mean = a @ q
+        e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
+        torch.mul(q, a.unsqueeze(1), out=out).addcmul_(e, mean * factor, value=-1)
+        balance(out, e, factor, mean)
     return grad
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
-from monai_surrogates.core.sums import voxel_sum
+from monai_surrogates.core.sums import block_sum
 from monai_surrogates.core.tiles import (
     balance,
     exponentials,
@@ -93,7 +93,7 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
         if squared:  # those near 1 in float64, because 1 − 2I/(Σp² + Σy²) cancels
             counts[1, item] += torch.bincount(y, weights=own.double().square(), minlength=num_classes)
             p.scatter_(0, y.unsqueeze(0), 0).square_()
-        counts[1, item] += voxel_sum(p)
+        counts[1, item] += block_sum(p)
         counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
     return counts, kept
 
@@ -107,13 +107,15 @@ def _slopes(
         for item, x, v, y, out in tiles(logits, valid, labels, grad):
             _two_class_slopes(x, y, v, squared, slopes[0, item], slopes[1, item], out)
         return grad
-    buffer = logits.new_empty(num_classes, tile_size(logits))
+    buffers = logits.new_empty(2, num_classes, tile_size(logits))
     of_p = _slopes_of_squares if squared else _slopes_of_p
     for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, kept, grad):
-        e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale)
+        e, g = buffers[..., : x.shape[1]]
+        e, factor = exponentials_again(x, e, scale)
         factor = factor if v is None else factor * v
-        of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], out)
-        balance(out, e, factor)
+        mean = of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], g)
+        torch.mul(e, g, out=out)
+        balance(out, e, factor, mean)
     return grad
 
 
@@ -128,30 +130,32 @@ def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared:
 
 def _slopes_of_p(
     e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
-) -> None:
-    """p_c(g_c − s) with g_c = a_c + [c = y] b_y and s = Σ_k p_k g_k = Σ_k p_k a_k + p_y b_y.
+) -> Tensor:
+    """(g_c − s)·factor, which times e_c is ∂L/∂x_c: g_c = a_c + [c = y] b_y and s = Σ_k p_k g_k = Σ_k p_k a_k + p_y b_y.
 
     Args:
         e: first factor of the probabilities p = e·factor of a tile, (C, n).
         factor: second factor, 0 for voxels that do not count, (n,).
         y: labels, (n,).
-        own: the probability of each label, p_y, 0 in voxels that do not count, (n,).
+        own: the probability of each label, p_y, (n,).
         of_own: b, slopes of the intersection, (C,), float64.
         of_volume: a, slopes of the volume, (C,), float64.
         out: the result, (C, n).
+
+    Returns:
+        s, (n,).
     """
-    a, own_share = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y).mul_(own)
-    scaled = factor.new_empty(2, len(factor))
-    scaled[0] = factor
-    torch.mul((a @ e).mul_(factor).add_(own_share), factor, out=scaled[1])
-    torch.mm(torch.stack([a, -torch.ones_like(a)], dim=1), scaled, out=out)  # a·factor − s·factor
-    out.mul_(e).scatter_add_(0, y.unsqueeze(0), own_share.unsqueeze(0))
+    a, b_y = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y)
+    mean = (a @ e).mul_(factor).addcmul_(own, b_y)
+    torch.mm(torch.stack([a, -torch.ones_like(a)], dim=1), torch.stack([factor, mean * factor]), out=out)
+    out.scatter_add_(0, y.unsqueeze(0), b_y.mul_(factor).unsqueeze(0))
+    return mean
 
 
 def _slopes_of_squares(
     e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
-) -> None:
-    """p_c g_c of squared volumes, g_c = 2 a_c p_c + [c = y] b_y.
+) -> Tensor:
+    """The same of squared volumes, g_c = 2 a_c p_c + [c = y] b_y.
 
     Near a perfect prediction g_y vanishes, so it is taken as (b_y + 2 a_y) − 2 a_y(1 − p_y), with 1 − p_y = Σ_{k≠y} p_k.
     """
@@ -159,7 +163,10 @@ def _slopes_of_squares(
     torch.mul(e, factor, out=out).scatter_(0, labels, 0)
     perfect, slope = (of_own + twice).to(e.dtype), twice.to(e.dtype)
     g_y = perfect.index_select(0, y).addcmul_(slope.index_select(0, y), out.sum(0), value=-1)
-    out.square_().mul_(slope.unsqueeze(1)).scatter_(0, labels, g_y.mul_(own).unsqueeze(0))
+    out.mul_(slope.unsqueeze(1)).scatter_(0, labels, g_y.unsqueeze(0))
+    mean = (e * out).sum(0).mul_(factor)
+    out.sub_(mean).mul_(factor)
+    return mean
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
@@ -172,12 +179,12 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
     if v is not None:
         errors.mul_(v)
         inside.mul_(v)
-    reference = _by_class(size, voxel_sum(inside))
-    missed = _by_class(voxel_sum(errors), voxel_sum(errors * inside))
+    reference = _by_class(size, block_sum(inside))
+    missed = _by_class(block_sum(errors), block_sum(errors * inside))
     volume = reference - missed + missed.flip(0)
     if squared:  # Σ_{y=1} (1 − e)² + Σ_{y=0} e²
         squares = errors.square_()
-        of_squares = _by_class(voxel_sum(squares), voxel_sum(inside.mul_(squares)))
+        of_squares = _by_class(block_sum(squares), block_sum(inside.mul_(squares)))
         volume = reference - 2 * missed + of_squares + of_squares.flip(0)
     return torch.stack([reference - missed, volume, reference])
 

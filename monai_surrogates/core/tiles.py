@@ -15,6 +15,7 @@ ROW = 2**18  # numbers in a piece of a row
 LARGEST, SAMPLED = 80, 2048  # a logit whose exp is no trouble; every 2048th is looked at
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 CERTAIN = 1e38  # a gap of two logits whose sigmoid is 0 or 1, and whose double is finite
+FAR_ABOVE = 32  # times eps it is well below the 1e-5 that gradients are right to
 MOST_ROUNDS = 6  # each leaves of an error eps times as much
 
 
@@ -83,18 +84,21 @@ def _shifted(x: Tensor, out: Tensor) -> Tensor:
     return torch.sub(x, x.amax(0), out=out).clamp_(min=smallest).exp_()
 
 
-def balance(slopes: Tensor, e: Tensor, factor: Tensor) -> None:
-    """The rounds of ``activation.softmax_slopes``, in place, as many as the tile needs: one, or none, unless a network is sure.
+def balance(slopes: Tensor, e: Tensor, factor: Tensor, mean: Tensor) -> None:
+    """The rounds of ``activation.softmax_slopes``, in place, where a tile needs them: where a network is sure.
 
     Args:
-        slopes: ∂L/∂x_c of a tile but for multiples of p_c, by which they add up to 0 over the classes, (C, n).
+        slopes: ∂L/∂x_c = p_c(g_c − s) of a tile after the first round, (C, n).
         e: first factor of the probabilities p = e·factor, (C, n).
         factor: second factor, 0 for voxels that do not count, (n,).
+        mean: s = Σ_k p_k g_k, of which the slopes have lost eps times as much, (n,).
     """
+    if bool(torch.linalg.vector_norm(mean) <= FAR_ABOVE * torch.linalg.vector_norm(slopes[0])):
+        return
     ones, rounding = slopes.new_ones(len(slopes)), 8 * torch.finfo(slopes.dtype).eps
     for _ in range(MOST_ROUNDS):
         rest = torch.mv(slopes.t(), ones)
-        if not bool(torch.linalg.vector_norm(rest) > rounding * torch.linalg.vector_norm(slopes[0])):
+        if not bool(torch.linalg.vector_norm(rest) > rounding * torch.linalg.vector_norm(slopes)):
             return
         slopes.addcmul_(e, rest.mul_(factor), value=-1)
 

@@ -15,7 +15,7 @@ from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.activation import choose_activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.operators import runs_tiled
+from monai_surrogates.core.operators import for_this_processor, runs_tiled
 from monai_surrogates.losses.arguments import (
     Classes,
     Weight,
@@ -84,7 +84,8 @@ class SurrogateLoss(_Loss, ABC):
                 are expected.
         """
         voxels = self.check(input, target)
-        return self._loss(voxels if self._is_tiled(voxels) else voxels.widened(), tuple(input.shape[2:]))
+        loss = self._loss(voxels if self._is_tiled(voxels) else voxels.widened(), tuple(input.shape[2:]))
+        return for_this_processor(loss) if torch.compiler.is_compiling() else loss
 
     def check(self, input: Tensor, target: Tensor) -> Voxels:
         """Refuse a batch that the loss cannot score, as :meth:`forward` does, and bring it into one form."""
@@ -215,10 +216,10 @@ class PerClassLoss(SurrogateLoss):
             loss, reference = self._per_class(self._scored(voxels, spatial))
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
-        num_classes = loss.shape[1]
+        loss, num_classes = _nan_in_every_class(loss), loss.shape[1]
         loss, reference = self._choose(loss, num_classes), self._choose(reference, num_classes)
         if self.classes == "present":
-            loss = torch.where(reference > 0, loss, 0)
+            loss = torch.where((reference > 0) | loss.isnan(), loss, 0)
         reduced = self._reduce(self._weigh(loss, num_classes), reference, len(spatial))
         return reduced.to(voxels.input.dtype)
 
@@ -297,6 +298,14 @@ class PerClassLoss(SurrogateLoss):
         if self.activation is None or (self.softmax and voxels.input.shape[1] == 1):
             cure = "softmax=True" if voxels.input.shape[1] > 1 else "sigmoid=True"
             inputs.check_fractions(voxels.input, "input without an activation", f"for logits set {cure}.")
+
+
+def _nan_in_every_class(loss: Tensor) -> Tensor:
+    """Losses (B, C), NaN in all classes of an item where it is NaN in one, and so in the gradient of all its voxels.
+
+    A NaN that no chosen class saw would leave a finite loss with NaN in its gradient.
+    """
+    return loss * torch.where(loss.isnan().any(1, keepdim=True), torch.nan, 1.0)
 
 
 def _with_background(voxels: Voxels) -> Voxels:

@@ -115,7 +115,12 @@ class PlainCELoss(SurrogateLoss):
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid = voxels
         weight = self._weight_of(x.shape[1], x)
-        loss = F.cross_entropy(x, y, weight, reduction="none", label_smoothing=self.label_smoothing)
+        if voxels.is_label_map:
+            loss = F.cross_entropy(x, y, weight, reduction="none", label_smoothing=self.label_smoothing)
+        else:
+            y = (1 - self.label_smoothing) * y + self.label_smoothing / x.shape[1]
+            log_p = _times_log(y, F.log_softmax(x, dim=1))
+            loss = -(log_p if weight is None else log_p * weight.unsqueeze(1)).sum(1)
         share = torch.ones_like(loss) if weight is None or not voxels.is_label_map else weight[y]
         return (loss, share) if valid is None else (torch.where(valid, loss, 0), share * valid)
 
@@ -218,4 +223,11 @@ def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smooth
 
 
 def _bernoulli(x: Tensor, y: Tensor | float, w: Tensor) -> Tensor:
-    return -w * y * F.logsigmoid(x) - (1 - y) * F.logsigmoid(-x)  # torch's softplus is cut off above 20
+    # torch's softplus is cut off above 20
+    return -w * _times_log(y, F.logsigmoid(x)) - _times_log(1 - y, F.logsigmoid(-x))
+
+
+def _times_log(y: Tensor | float, log_p: Tensor) -> Tensor:
+    """y·log p with 0·log 0 = 0: a class that is ruled out, by a logit of −inf, and is not there."""
+    share = torch.as_tensor(y, dtype=log_p.dtype, device=log_p.device)
+    return torch.where((share == 0) & (log_p == -torch.inf), 0, share * log_p)

@@ -11,6 +11,7 @@ from torch import Tensor
 from monai_surrogates.core import inputs, lovasz_jaccard, lovasz_jaccard_binned, tiled_lovasz_binned
 from monai_surrogates.core.distributed import is_shared, rank_concat, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.sums import class_sum
 from monai_surrogates.losses.base import PerClassLoss
 
 if TYPE_CHECKING:
@@ -213,9 +214,9 @@ class LovaszHingeLoss(LovaszLoss):
 def _volume(reference: Tensor, counted: Tensor | None, num_classes: int) -> Tensor:
     """Voxels of each item and class, (B, C)."""
     if reference.dtype == torch.bool:
-        return (reference if counted is None else reference & counted).sum(-1)
-    ones = torch.ones_like(reference) if counted is None else counted.long()
-    return reference.new_zeros(len(reference), num_classes).scatter_add(1, reference[:, 0], ones[:, 0])
+        return (reference if counted is None else reference & counted).sum(-1).double()
+    ones = torch.ones_like(reference, dtype=torch.bool) if counted is None else counted
+    return class_sum(ones[:, 0], reference[:, 0], num_classes)
 
 
 def _one_image(x: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_surrogates.core import (
-    lovasz,
     lovasz_jaccard,
     lovasz_jaccard_binned,
     operators,
     soft_overlap,
     softmax_overlap,
+    sorted_rows,
     tiled_lovasz,
     tiled_lovasz_binned,
     tiles,
@@ -395,7 +395,7 @@ def test_logits_with_channels_last_compile_with_the_default_backend(settings, cl
 
 @pytest.fixture
 def untiled(monkeypatch):
-    for module in (base, lovasz):
+    for module in (base, sorted_rows):
         monkeypatch.setattr(module, "runs_tiled", lambda x: False)
 
 
