@@ -189,6 +189,39 @@ def test_finite_gradients_at_extreme_logits(name, scale):
     assert grad.isfinite().all()
 
 
+SURE = 1e4
+
+
+@every_loss
+def test_a_logit_of_minus_infinity_rules_a_class_out(name):
+    """And of +inf, where channels stand for themselves, makes it certain: the loss is that of logits far away."""
+    x, y = random_batch(name)
+    absent = masks(name, y) == 0
+    absent[..., ::2] = False
+    far, infinite = (torch.where(absent, -value, x) for value in (SURE, torch.inf))
+    if name in ONE_CHANNEL:
+        present = masks(name, y) == 1
+        far, infinite = (torch.where(present, v, z) for v, z in ((SURE, far), (torch.inf, infinite)))
+    for a, b in zip(*(gradient(make(name), logits, y) for logits in (infinite, far)), strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b)
+
+
+@every_loss
+@pytest.mark.parametrize("excluding", [False, True], ids=["counted", "in a class that is left out"])
+def test_a_nan_gives_nan_in_the_loss_and_its_gradient(name, excluding):
+    x, y = random_batch(name)
+    if excluding:
+        if name in ONE_CHANNEL or not hasattr(make(name), "include_background") or "listed" in name:
+            pytest.skip("no class can be left out")
+        y[0] = 2  # and class 0 is absent too
+    loss = make(name, **({"include_background": False, "weight": [1.0, 1.0, 1.0]} if excluding else {}))
+    x[0, 0, 1, 1] = torch.nan
+    value, grad = gradient(loss, x, y)
+    assert value.isnan() == grad.isnan().any()
+    assert value.isnan() or excluding
+
+
 @every_loss_but(BINNED, "binned errors make steps that finite differences see")
 def test_gradcheck_in_float64(name):
     x, y = random_batch(name, shape=(3, 3))

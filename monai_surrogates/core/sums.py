@@ -40,7 +40,7 @@ def block_sum(x: Tensor) -> Tensor:
     """:func:`voxel_sum` inside an operator, where nothing is differentiated or compiled."""
     whole = x.shape[-1] // BLOCK * BLOCK
     rest = x[..., whole:].sum(-1, dtype=torch.float64)
-    return rest.add_(x[..., :whole].unflatten(-1, (-1, BLOCK)).sum(-1).sum(-1, dtype=torch.float64)) if whole else rest
+    return rest.add_(x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK).sum(-1).sum(-1, dtype=torch.float64)) if whole else rest
 
 
 class _VoxelSum(torch.autograd.Function):

@@ -6,12 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_surrogates.core import (
     lovasz_jaccard,
     lovasz_jaccard_binned,
-    operators,
     soft_overlap,
     softmax_overlap,
     sorted_rows,
@@ -22,6 +20,7 @@ from monai_surrogates.core import (
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, base
+from tests.inside import InsideOperators
 
 pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
 
@@ -273,24 +272,18 @@ def storage_bytes(x):
     return x.untyped_storage().nbytes()
 
 
-class Made(TorchDispatchMode):
-    """The storages of all tensors that are made, inside this package's operators too: how many bytes and how many numbers."""
+class Made(InsideOperators):
+    """The storages of all tensors that are made: how many bytes and how many numbers."""
 
     def __init__(self, *given):
         super().__init__()
         self.given = {x.untyped_storage().data_ptr() for x in given}
         self.storages = {}  # kept alive, so that no two of them have one address
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace == "monai_surrogates":
-            with self:
-                made = operators.ON_CPU[function._opname](*args)
-        else:
-            made = function(*args, **(kwargs or {}))
-        for x in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in self.given:
+    def see(self, function, args, made):
+        for x in made:
+            if x.untyped_storage().data_ptr() not in self.given:
                 self.storages[x.untyped_storage().data_ptr()] = x
-        return made
 
     @property
     def bytes(self):
@@ -377,19 +370,6 @@ def test_operators_are_what_they_tell_the_compiler(classes, layout, ignoring):
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("settings", [{"method": "bins"}, {"method": "sort"}, {}], ids=["bins", "sort", "overlap"])
-def test_logits_with_channels_last_compile_with_the_default_backend(settings, classes):
-    x = torch.randn(2, classes, 6, 6, 6).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
-    y = torch.randint(0, classes, (2, 1, 6, 6, 6))
-    loss = (LovaszSoftmaxLoss if settings else SoftDiceLoss)(softmax=True, to_onehot_y=True, **settings)
-    torch._dynamo.reset()
-    compiled = torch.compile(loss, fullgraph=True)(x, y)
-    torch.testing.assert_close(compiled, loss(x, y))
-    for gradient, expected in zip(*(torch.autograd.grad(f, x) for f in (compiled, loss(x, y))), strict=True):
-        torch.testing.assert_close(gradient, expected)
-
-
 # the form that runs on a GPU
 
 
@@ -428,6 +408,34 @@ def test_the_form_of_a_gpu_is_that_of_the_tiles(form, classes, ignored, request)
     tiled = value_and_gradient()
     request.getfixturevalue("untiled")
     torch.testing.assert_close(value_and_gradient(), tiled, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan], ids=str)
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_that_are_not_finite_mean_the_same_in_every_form(form, classes, value, request):
+    """−inf is a class ruled out, +inf and NaN make loss and gradient NaN; of each channel, right or wrong."""
+    loss, settings = FORMS[form]
+    x, y, _ = random_logits(3, 2, classes, 200, ignoring=False)
+    cases = [(channel, label) for channel in range(classes) for label in range(classes)]
+
+    def values_and_gradients():
+        found = []
+        for channel, label in cases:
+            logits, labels = x.clone(), y.clone()
+            logits[0, channel, 7], labels[0, 7] = value, label
+            for target in (labels.unsqueeze(1), torch.nn.functional.one_hot(labels, classes).movedim(-1, 1)):
+                logits.requires_grad_()
+                made = loss(softmax=True, to_onehot_y=target.shape[1] == 1, **settings)(logits, target)
+                found += [made, torch.autograd.grad(made, logits)[0]]
+        return found
+
+    tiled = values_and_gradients()
+    request.getfixturevalue("untiled")
+    torch.testing.assert_close(values_and_gradients(), tiled, rtol=1e-9, atol=1e-12, equal_nan=True)
+    for made, gradient in zip(tiled[::2], tiled[1::2], strict=True):
+        assert made.isfinite() if value == -torch.inf else made.isnan()
+        assert gradient.isfinite().all() if value == -torch.inf else gradient[0].isnan().all()
 
 
 @pytest.mark.usefixtures("untiled")

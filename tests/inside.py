@@ -1,0 +1,20 @@
+"""What torch is asked to do, inside the operators of this package too."""
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from monai_surrogates.core import operators
+
+
+class InsideOperators(TorchDispatchMode):
+    """Calls ``see`` with each of torch's own operators, its arguments and the tensors that it made."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "monai_surrogates":
+            with self:
+                return operators.ON_CPU[function._opname](*args)
+        made = function(*args, **(kwargs or {}))
+        self.see(
+            function, args, [x for x in (made if isinstance(made, (tuple, list)) else [made]) if torch.is_tensor(x)]
+        )
+        return made
