@@ -38,9 +38,13 @@ def voxel_sum(x: Tensor) -> Tensor:
 
 def block_sum(x: Tensor) -> Tensor:
     """:func:`voxel_sum` inside an operator, where nothing is differentiated or compiled."""
-    whole = x.shape[-1] // BLOCK * BLOCK
-    rest = x[..., whole:].sum(-1, dtype=torch.float64)
-    return rest.add_(x[..., :whole].reshape(*x.shape[:-1], -1, BLOCK).sum(-1).sum(-1, dtype=torch.float64)) if whole else rest
+    blocks = x.shape[-1] // BLOCK
+    rest = x[..., blocks * BLOCK :].sum(-1, dtype=torch.float64)
+    if blocks == 0:
+        return rest
+    return rest.add_(
+        x[..., : blocks * BLOCK].reshape(*x.shape[:-1], blocks, BLOCK).sum(-1).sum(-1, dtype=torch.float64)
+    )
 
 
 class _VoxelSum(torch.autograd.Function):

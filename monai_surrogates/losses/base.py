@@ -75,7 +75,8 @@ class SurrogateLoss(_Loss, ABC):
             target: labels (B, 1, spatial...) with ``to_onehot_y=True``, otherwise (B, C, spatial...).
 
         Returns:
-            A scalar, or the unreduced losses with ``reduction="none"``.
+            A scalar, or the unreduced losses with ``reduction="none"``. NaN, as is the gradient, where a logit is NaN, or +inf
+            under a softmax; −inf rules a class out.
 
         Raises:
             ShapeMismatchError: input and target do not fit together (an AssertionError and a ValueError).

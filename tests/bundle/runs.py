@@ -15,6 +15,8 @@ from monai.bundle import ConfigWorkflow
 # What makes a run small; the network halves each axis three times.
 PATCH = [16, 16, 8]
 SMALL = {"patch_size": PATCH, "folds": 3, "num_workers": 0, "val_interval": 1}
+# How near the logged losses of two processes are: they have four decimals, and training widens what threads round otherwise.
+LOGGED = 2e-4
 
 
 def as_arguments(**overrides: Any) -> list[str]:

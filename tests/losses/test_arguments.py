@@ -576,7 +576,7 @@ def test_float32_counts_of_a_volume_are_those_of_float64(ignored):
     y = torch.randint(0, 2 if ignored is None else 3, (1, 1, 96, 96, 96), generator=generator)
     loss = SoftDiceLoss(**SOFTMAX, ignore_index=ignored, reduction="none")
     difference = loss(x, y).double() - loss(x.double(), y)
-    assert difference.abs().max() <= 1e-6
+    assert difference.abs().max() <= 1e-6  # what test_precision holds losses to
 
 
 # check_labels
@@ -684,7 +684,7 @@ def test_volumes_smooth_each_class_by_its_own(ours, theirs, own, form):
         strict=True,
     )
     torch.testing.assert_close(mine[0], sum(values) / 3, rtol=1e-6, atol=1e-7)  # MONAI's one-hot form is float32
-    torch.testing.assert_close(mine[1], sum(gradients) / 3, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(mine[1], sum(gradients) / 3, rtol=1e-5, atol=1e-7)  # likewise
 
 
 @pytest.mark.parametrize("classes", [[2, 1], [1]], ids=str)

@@ -151,6 +151,7 @@ AGAINST = {"NumPy": "ours", "MONAI": "ours", "torchmetrics": "ours", "Ignite": "
 
 
 def same(first, second) -> bool:
+    # the peers' scores are float32
     return all(a == pytest.approx(b, abs=1e-6, nan_ok=True) for a, b in zip(first, second, strict=True))
 
 
