@@ -12,7 +12,7 @@ class InsideOperators(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function.namespace == "monai_surrogates":
             with self:
-                return operators.ON_CPU[function._opname](*args)
+                return operators.FUNCTIONS[function._opname](*args)
         made = function(*args, **(kwargs or {}))
         self.see(
             function, args, [x for x in (made if isinstance(made, (tuple, list)) else [made]) if torch.is_tensor(x)]

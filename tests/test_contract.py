@@ -13,6 +13,7 @@ from monai.losses import DeepSupervisionLoss, MaskedLoss
 from monai.networks import one_hot
 
 from monai_surrogates import losses
+from monai_surrogates.core import operators
 
 pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
 
@@ -206,6 +207,17 @@ def test_a_logit_of_minus_infinity_rules_a_class_out(name):
     for a, b in zip(*(gradient(make(name), logits, y) for logits in (infinite, far)), strict=True):
         assert a.isfinite().all()
         torch.testing.assert_close(a, b)
+
+
+@every_loss
+def test_batched_and_forward_derivatives_are_those_of_the_backward_pass(name, monkeypatch):
+    monkeypatch.setattr(operators, "LEAST", 2**17)  # the kernels' operators have no such rules
+    x, y = random_batch(name, shape=(2, 3))
+    loss = make(name)
+    _, grad = gradient(loss, x, y)
+    along = torch.rand(x.shape, dtype=x.dtype)
+    torch.testing.assert_close(torch.func.jvp(lambda x: loss(x, y), (x,), (along,))[1], (grad * along).sum())
+    torch.testing.assert_close(torch.func.jacrev(lambda x: loss(x, y))(x), grad)
 
 
 @every_loss

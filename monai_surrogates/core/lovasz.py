@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.operators import LIBRARY, implement_everywhere
+from monai_surrogates.core.operators import define_everywhere
 from monai_surrogates.core.sorted_rows import as_mask, sorted_weights
 from monai_surrogates.core.sums import voxel_sum
 
@@ -32,12 +32,8 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         >>> lovasz_jaccard((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833, dtype=torch.float64)
     """
-    return _weighted_sum(errors, sorted_weights(errors.detach(), reference, valid))
-
-
-def _weighted_sum(errors: Tensor, weights: Tensor) -> Tensor:
-    """Σ m w; an infinite hinge error without a weight adds nothing."""
-    return voxel_sum(torch.where(weights == 0, 0, errors * weights))
+    weights = sorted_weights(errors.detach(), reference, valid)
+    return voxel_sum(torch.where(weights == 0, 0, errors * weights))  # an infinite error without a weight adds nothing
 
 
 def lovasz_jaccard_binned(
@@ -81,5 +77,7 @@ def _binned_weights(errors: Tensor, reference: Tensor, valid: Tensor | None, bin
     return weights if valid is None else weights * counted
 
 
-LIBRARY.define("lovasz_binned_weights(Tensor errors, Tensor reference, Tensor? valid, int bins, bool shared) -> Tensor")
-implement_everywhere("lovasz_binned_weights", _binned_weights)
+define_everywhere(
+    "lovasz_binned_weights(Tensor errors, Tensor reference, Tensor? valid, int bins, bool shared) -> Tensor",
+    _binned_weights,
+)

@@ -12,19 +12,21 @@ from torch.library import Library
 
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 LEAST = 2**17  # numbers in an image from which on it pays to take them one by one
-ON_CPU: dict[str, Callable[..., Any]] = {}  # the operators of this package
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what runs behind each operator, on a CPU
 
 
 def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]) -> None:
     """Give an operator its two forms; autocast would turn the products inside to half precision."""
-    ON_CPU[name] = torch.autocast("cpu", enabled=False)(on_cpu)
-    LIBRARY.impl(name, ON_CPU[name], "CPU")
+    FUNCTIONS[name] = torch.autocast("cpu", enabled=False)(on_cpu)
+    LIBRARY.impl(name, FUNCTIONS[name], "CPU")
     LIBRARY.impl(name, on_meta, "Meta")
 
 
-def implement_everywhere(name: str, function: Callable[..., Any]) -> None:
-    """Give an operator one form for all devices, made of torch's own operators; the compiler leaves it alone."""
-    ON_CPU[name] = function
+def define_everywhere(schema: str, function: Callable[..., Any]) -> None:
+    """Define an operator with one form for all devices, made of torch's own operators; the compiler leaves it alone."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    FUNCTIONS[name] = function
     LIBRARY.impl(name, function, "CompositeExplicitAutograd")
 
 
@@ -64,12 +66,12 @@ def for_this_processor(x: Tensor) -> Tensor:
     torch 2.13 keeps compiled graphs on disk, for later processes, under a key that does not know the instruction set. A process
     with AVX2 runs what one with AVX-512 has compiled, on a cluster with one home or under ``ATEN_CPU_CAPABILITY``: 16 numbers
     at a time where 8 are there, which gives wrong losses, wild indices, segmentation faults, or code that does not compile. Two
-    graphs that name different sets are never taken for one another.
+    graphs that name different sets are never taken for one another. Where a graph breaks inside the loss, in somebody else's
+    ``other_act``, this covers the part behind the break.
     """
     copy: Tensor = _ForThisProcessor.apply(x)  # type: ignore[no-untyped-call]  # torch's Function.apply has no types
     return copy
 
 
 INSTRUCTIONS = torch.backends.cpu.get_cpu_capability()
-LIBRARY.define("for_processor(Tensor x, str instructions) -> Tensor")
-implement_everywhere("for_processor", lambda x, instructions: x.clone())
+define_everywhere("for_processor(Tensor x, str instructions) -> Tensor", lambda x, instructions: x.clone())

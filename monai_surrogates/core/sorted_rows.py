@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.core.operators import LIBRARY, implement_everywhere, runs_tiled
-
-LIBRARY.define("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
+from monai_surrogates.core.operators import define_everywhere, runs_tiled
 
 
 def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
@@ -26,22 +24,21 @@ def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> T
         valid: broadcastable to (..., N) bool; None if all count.
 
     Returns:
-        (..., N), in the type of the errors; NaN in a row that holds a NaN.
+        (..., N), in the type of the errors.
     """
     weights: Tensor = torch.ops.monai_surrogates.lovasz_sorted_weights(errors, reference, valid)
     return weights
 
 
-def _row_is_reference(reference: Tensor, row: int) -> Tensor:
+def is_reference_of(reference: Tensor, row: int | Tensor) -> Tensor:
     """Whether voxels are in the reference of a row: as they say, or if they are labels, whether the row is theirs."""
     return reference if reference.dtype == torch.bool else reference == row
 
 
 def as_mask(reference: Tensor, errors: Tensor) -> Tensor:
-    """Whether voxels are in the reference of each row, (..., N) bool: labels say whether the row is theirs."""
-    if reference.dtype == torch.bool:
-        return reference
-    return reference == torch.arange(errors.shape[-2], device=errors.device).unsqueeze(-1)
+    """The same of all rows of (..., C, N), or of a single one, bool."""
+    rows = errors.shape[-2] if errors.ndim > 1 else 1
+    return is_reference_of(reference, torch.arange(rows, device=errors.device).unsqueeze(-1))
 
 
 def _weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
@@ -69,16 +66,20 @@ def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
     shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
     for row in itertools.product(*map(range, errors.shape[:-1])):
         counted = None if valid is None else valid[row]
-        if bool(errors[row].amax().isnan()):  # it has no place in the order
+        if _holds_nan(errors[row], counted):  # it has no place in the order
             weights[row] = torch.nan
             continue
-        is_reference = _row_is_reference(reference[row], row[-1] if row else 0)
+        is_reference = is_reference_of(reference[row], row[-1] if row else 0)
         if not shared:
             places = _falling_places(errors[row], _that_weigh(errors[row], is_reference, counted))
         elif row[-1] == 0:
             places = _falling_places(errors[row], counted)
         weights[row][places] = lovasz_jaccard_weights(is_reference.index_select(0, places), dtype=errors.dtype)
     return weights
+
+
+def _holds_nan(errors: Tensor, counted: Tensor | None) -> bool:
+    return bool((errors if counted is None else torch.where(counted, errors, 0)).amax().isnan())
 
 
 def _that_weigh(errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> Tensor:
@@ -112,4 +113,4 @@ def _falling_order(x: Tensor) -> Tensor:
     return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
 
 
-implement_everywhere("lovasz_sorted_weights", _weights)
+define_everywhere("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor", _weights)

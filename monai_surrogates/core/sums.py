@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_surrogates.core.operators import LIBRARY, implement_everywhere
+from monai_surrogates.core.operators import define_everywhere
 
 BLOCK = 1024  # voxels
 
@@ -27,8 +27,8 @@ def voxel_sum(x: Tensor) -> Tensor:
 
     Examples:
         >>> import torch
-        >>> float(voxel_sum(torch.full((2**22,), 0.1)) / 2**22)
-        0.10000000149011612
+        >>> voxel_sum(torch.full((2**22,), 0.1)) / 2**22
+        tensor(0.1000, dtype=torch.float64)
     """
     if torch.compiler.is_compiling():  # the compiler's own sums are as long as the row, but need no float64 copy of it
         return x.double().sum(-1)
@@ -42,13 +42,15 @@ def block_sum(x: Tensor) -> Tensor:
     rest = x[..., blocks * BLOCK :].sum(-1, dtype=torch.float64)
     if blocks == 0:
         return rest
-    return rest.add_(
-        x[..., : blocks * BLOCK].reshape(*x.shape[:-1], blocks, BLOCK).sum(-1).sum(-1, dtype=torch.float64)
-    )
+    in_blocks = x[..., : blocks * BLOCK].reshape(*x.shape[:-1], blocks, BLOCK)
+    of_blocks = in_blocks.sum(-1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return rest.add_(of_blocks.sum(-1, dtype=torch.float64))
 
 
 class _VoxelSum(torch.autograd.Function):
     """With a backward pass of its own, because that of two slices would make two tensors as large as x."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -61,6 +63,10 @@ class _VoxelSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0].to(ctx.dtype).unsqueeze(-1).expand(ctx.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return voxel_sum(tangents[0])
 
 
 def class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -79,11 +85,14 @@ def class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         >>> class_sum(torch.tensor([[0.5, 1.0, 2.0]]), torch.tensor([[0, 2, 0]]), 3)
         tensor([[2.5000, 0.0000, 1.0000]], dtype=torch.float64)
     """
-    total: Tensor = _ClassSum.apply(values, labels, num_classes)  # type: ignore[no-untyped-call]  # apply has no types
+    function = _ClassSum if torch.compiler.is_compiling() else _ForwardClassSum
+    total: Tensor = function.apply(values, labels, num_classes)  # type: ignore[no-untyped-call]  # apply has no types
     return total
 
 
 class _ClassSum(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         total: Tensor = torch.ops.monai_surrogates.class_sum(values, labels, num_classes)
@@ -91,13 +100,22 @@ class _ClassSum(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        values, labels, _ = inputs
+        values, labels, ctx.num_classes = inputs
         ctx.dtype = values.dtype
         ctx.save_for_backward(labels)
+        ctx.save_for_forward(labels)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0].to(ctx.dtype).gather(1, ctx.saved_tensors[0]), None, None
+
+
+class _ForwardClassSum(_ClassSum):
+    """With forward-mode derivatives, which the compiler does not know."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        return class_sum(tangents[0], ctx.saved_tensors[0], ctx.num_classes)
 
 
 def _class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -107,5 +125,4 @@ def _class_sum(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 # torch 2.13's compiler may read the result of a scatter_add before it is written (int64 sums, fused with what follows)
-LIBRARY.define("class_sum(Tensor values, Tensor labels, int num_classes) -> Tensor")
-implement_everywhere("class_sum", _class_sum)
+define_everywhere("class_sum(Tensor values, Tensor labels, int num_classes) -> Tensor", _class_sum)

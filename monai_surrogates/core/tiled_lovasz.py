@@ -27,7 +27,7 @@ from monai_surrogates.core.tiles import (
     rows,
     tile_size,
     tiles,
-    two_class_errors,
+    two_class_error_logits,
     two_class_gap,
     two_class_gradient,
 )
@@ -214,7 +214,7 @@ def _lovasz_softmax_backward(
         mean = a @ q
         e, factor = exponentials_again(x, buffer[:, : x.shape[1]], scale_x)
         torch.mul(q, a.unsqueeze(1), out=out).addcmul_(e, mean * factor, value=-1)
-        balance(out, e, factor, mean)
+        balance(out, e, factor, terms=mean)
     return grad
 
 
@@ -226,7 +226,8 @@ def _lovasz_two_classes(
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
     for item, x, v, y, cells_x in tiles(logits, valid, labels, cells):
-        errors, inside = two_class_errors(x, y)
+        logits_of_errors, inside = two_class_error_logits(x, y)
+        errors = logits_of_errors.sigmoid_()
         in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
         cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:

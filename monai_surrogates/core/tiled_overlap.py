@@ -21,7 +21,7 @@ from monai_surrogates.core.tiles import (
     exponentials_again,
     tile_size,
     tiles,
-    two_class_errors,
+    two_class_error_logits,
     two_class_gap,
     two_class_gradient,
 )
@@ -113,9 +113,9 @@ def _slopes(
         e, g = buffers[..., : x.shape[1]]
         e, factor = exponentials_again(x, e, scale)
         factor = factor if v is None else factor * v
-        mean = of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], g)
+        terms = of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], g)
         torch.mul(e, g, out=out)
-        balance(out, e, factor, mean)
+        balance(out, e, factor, terms)
     return grad
 
 
@@ -143,13 +143,15 @@ def _slopes_of_p(
         out: the result, (C, n).
 
     Returns:
-        s, (n,).
+        Σ_k p_k |a_k| + p_y |b_y|, (n,): what g_c − s rounds by, in units of eps.
     """
     a, b_y = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y)
-    mean = (a @ e).mul_(factor).addcmul_(own, b_y)
+    mean, terms = (torch.stack([a, a.abs()]) @ e).mul_(factor).unbind()
+    mean.addcmul_(own, b_y)
+    terms.addcmul_(own, b_y.abs())
     torch.mm(torch.stack([a, -torch.ones_like(a)], dim=1), torch.stack([factor, mean * factor]), out=out)
     out.scatter_add_(0, y.unsqueeze(0), b_y.mul_(factor).unsqueeze(0))
-    return mean
+    return terms
 
 
 def _slopes_of_squares(
@@ -170,23 +172,24 @@ def _slopes_of_squares(
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """Intersections, volumes and references of both classes, from sums of the errors e = |p₁ − y| in each class.
+    """Intersections, volumes and references of both classes, from the errors e = |p₁ − y| and 1 − e, each with all its digits.
 
-    What is absent comes out as 0 exactly. A class misses what the other one has too much: |A₁| = |B₁| − Σ_{y=1} e + Σ_{y=0} e.
+    What is absent comes out as 0 exactly. What one class misses the other one has too much: |A₁| = Σ_{y=1} (1 − e) + Σ_{y=0} e.
     """
-    errors, inside = two_class_errors(x, y)
+    logits, inside = two_class_error_logits(x, y)
+    right, errors = torch.neg(logits).sigmoid_(), logits.sigmoid_()
     size = torch.tensor(float(len(y)) if v is None else float(torch.count_nonzero(v)), dtype=torch.float64)
     if v is not None:
-        errors.mul_(v)
-        inside.mul_(v)
+        for of_voxels in (right, errors, inside):
+            of_voxels.mul_(v)
     reference = _by_class(size, block_sum(inside))
     missed = _by_class(block_sum(errors), block_sum(errors * inside))
-    volume = reference - missed + missed.flip(0)
-    if squared:  # Σ_{y=1} (1 − e)² + Σ_{y=0} e²
+    if squared:  # (1 − e)² = 1 − 2e + e², so that 1 − 2I/(Σp² + Σy²) does not cancel
         squares = errors.square_()
         of_squares = _by_class(block_sum(squares), block_sum(inside.mul_(squares)))
-        volume = reference - 2 * missed + of_squares + of_squares.flip(0)
-    return torch.stack([reference - missed, volume, reference])
+        return torch.stack([reference - missed, reference - 2 * missed + of_squares + of_squares.flip(0), reference])
+    hit = _by_class(block_sum(right), block_sum(inside.mul_(right)))
+    return torch.stack([hit, hit + missed.flip(0), reference])
 
 
 def _by_class(everywhere: Tensor, inside: Tensor) -> Tensor:
@@ -204,7 +207,7 @@ def _two_class_slopes(
     inside = y.to(x.dtype)
     if squared:
         at_perfect, sum_of_a = of_own + 2 * of_volume, float(of_volume.sum())
-        errors, sign = two_class_errors(x, y)[0], 2 * inside - 1
+        errors, sign = two_class_error_logits(x, y)[0].sigmoid_(), 2 * inside - 1
         g = _lerp(at_perfect[0], at_perfect[1], inside).sub_(errors, alpha=2 * sum_of_a).mul_(sign)
     else:
         of_p = of_volume[1] - of_volume[0]

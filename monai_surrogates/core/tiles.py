@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.activation import ROUNDS
+
 TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
 LARGEST, SAMPLED = 80, 2048  # a logit whose exp is no trouble; every 2048th is looked at
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 CERTAIN = 1e38  # a gap of two logits whose sigmoid is 0 or 1, and whose double is finite
-FAR_ABOVE = 32  # times eps it is well below the 1e-5 that gradients are right to
-MOST_ROUNDS = 6  # each leaves of an error eps times as much
+TOLERATED = 32  # times eps: slopes are then right to 4e-6
 
 
 def tile_size(logits: Tensor) -> int:
@@ -84,23 +85,28 @@ def _shifted(x: Tensor, out: Tensor) -> Tensor:
     return torch.sub(x, x.amax(0), out=out).clamp_(min=smallest).exp_()
 
 
-def balance(slopes: Tensor, e: Tensor, factor: Tensor, mean: Tensor) -> None:
+def balance(slopes: Tensor, e: Tensor, factor: Tensor, terms: Tensor) -> None:
     """The rounds of ``activation.softmax_slopes``, in place, where a tile needs them: where a network is sure.
 
     Args:
-        slopes: ∂L/∂x_c = p_c(g_c − s) of a tile after the first round, (C, n).
+        slopes: ∂L/∂x_c = p_c(g_c − Σ_k p_k g_k) of a tile, with rounding errors of eps times ``terms``, (C, n).
         e: first factor of the probabilities p = e·factor, (C, n).
         factor: second factor, 0 for voxels that do not count, (n,).
-        mean: s = Σ_k p_k g_k, of which the slopes have lost eps times as much, (n,).
+        terms: how large the numbers are whose difference the slopes are, (n,).
     """
-    if bool(torch.linalg.vector_norm(mean) <= FAR_ABOVE * torch.linalg.vector_norm(slopes[0])):
+    if _norm(terms) <= TOLERATED * _norm(slopes[0]):
         return
     ones, rounding = slopes.new_ones(len(slopes)), 8 * torch.finfo(slopes.dtype).eps
-    for _ in range(MOST_ROUNDS):
+    for _ in range(ROUNDS):
         rest = torch.mv(slopes.t(), ones)
-        if not bool(torch.linalg.vector_norm(rest) > rounding * torch.linalg.vector_norm(slopes)):
+        if not _norm(rest) > rounding * _norm(slopes):  # NaN stays NaN
             return
         slopes.addcmul_(e, rest.mul_(factor), value=-1)
+
+
+def _norm(x: Tensor) -> float:
+    """In float64: squares of slopes below 1e-23 are 0 in float32."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def two_class_gap(x: Tensor) -> Tensor:
@@ -111,10 +117,10 @@ def two_class_gap(x: Tensor) -> Tensor:
     return gap
 
 
-def two_class_errors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The error |p₁ − y| of each voxel, which both classes share, to its own last digit, and whether class 1 holds it; (n,)."""
+def two_class_error_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of the error |p₁ − y| of each voxel, the same in both classes, and whether class 1 holds it; both (n,)."""
     gap, inside = two_class_gap(x), y.to(x.dtype, copy=True)
-    return torch.addcmul(gap, inside, gap, value=-2).sigmoid_(), inside
+    return torch.addcmul(gap, inside, gap, value=-2), inside
 
 
 def two_class_gradient(g: Tensor, gap: Tensor, out: Tensor) -> None:

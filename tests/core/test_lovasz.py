@@ -121,3 +121,11 @@ def test_half_precision_errors_are_sorted():
     errors, y = torch.tensor([0.5, 0.25, 0.75], dtype=torch.float16), torch.tensor([True, False, True])
     exact = lovasz_jaccard(errors.float(), y).item()
     assert lovasz_jaccard(errors, y).item() == pytest.approx(exact, abs=1e-3)  # float16 has 11 bits
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_infinite_errors_that_have_no_weight_add_nothing(marked):
+    errors = torch.tensor([torch.inf, torch.inf, 0.5], requires_grad=True)
+    loss = lovasz_jaccard(errors, torch.tensor([marked, False, False]))
+    assert loss.item() == torch.inf  # one of them has a weight
+    assert torch.autograd.grad(loss, errors)[0].sum() == 1

@@ -50,11 +50,15 @@ def test_label_maps(form, size, layout, classes):
         losses.SoftJaccardLoss(sigmoid=True, ignore_index=1),
         losses.LovaszSoftmaxLoss(sigmoid=True, classes="present", method="bins"),
         losses.SoftDiceCELoss(softmax=True, weight=[1.0, 2.0, 3.0]),
+        losses.LovaszHingeLoss(),
     ],
-    ids=["overlap", "bins", "with cross-entropy"],
+    ids=["overlap", "bins", "with cross-entropy", "hinge"],
 )
-def test_masks(loss):
-    x = torch.randn(2, 3, 9, 10, 11, requires_grad=True)
+@pytest.mark.parametrize(
+    "layout", [torch.contiguous_format, torch.channels_last_3d], ids=["contiguous", "channels last"]
+)
+def test_masks(loss, layout):
+    x = torch.randn(2, 3, 9, 10, 11).contiguous(memory_format=layout).requires_grad_()
     labels = torch.randint(0, 3, (2, 9, 10, 11))
     assert_compiles(loss, x, torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float())
 
