@@ -27,8 +27,6 @@ MOST_BINS = 2**20  # beyond, float32 could not tell the bins of one or two chann
 class LovaszLoss(PerClassLoss):
     """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
 
-    default_classes = "present"
-
     bins: int
 
     def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
@@ -125,6 +123,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
         tensor(0.5729)
     """
 
+    default_classes = "present"  # the rule of its paper
+
     def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(method=method, **shared)
         if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
@@ -158,12 +158,11 @@ class LovaszHingeLoss(LovaszLoss):
 
     For one structure, or several that may overlap; the input always holds logits, so ``sigmoid=True`` changes nothing.
     Unlike the Lovász-softmax loss it is not bounded by 1. On an image (in training: a patch) without the structure it is the
-    largest hinge error, of one voxel, with ``classes="all"``, and 0 with the default.
+    largest hinge error, of one voxel, as in the code of its paper; ``classes="present"`` leaves such images out of the mean.
 
     Args:
         method: ``"sort"`` or ``"auto"``, which sorts.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with
-            ``classes="present"`` by default: an image without the structure is left out unless ``classes="all"``.
+        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
@@ -179,6 +178,8 @@ class LovaszHingeLoss(LovaszLoss):
         >>> import torch
         >>> x, y = torch.tensor([1.0, -1.0, 2.0, -0.5]).view(1, 1, 2, 2), torch.tensor([1.0, 0.0, 0.0, 1.0]).view(1, 1, 2, 2)
         >>> LovaszHingeLoss()(x, y)
+        tensor(1.5000)
+        >>> LovaszHingeLoss()(torch.tensor([[[-1.0, 0.5, -0.25]]]), torch.zeros(1, 1, 3))  # max(0, 1 + x)
         tensor(1.5000)
     """
 

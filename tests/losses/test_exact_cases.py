@@ -76,10 +76,10 @@ def test_lovasz_hinge(logits, y, expected):
     assert LovaszHingeLoss()(x, torch.tensor(y).view(1, 1, 2, 2)).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_lovasz_hinge_without_reference_is_left_out_or_the_largest_error():
-    x, y = torch.tensor([-3.0, -0.5, 0.25]).view(1, 1, 3), torch.zeros(1, 1, 3)
-    assert LovaszHingeLoss()(x, y).item() == 0
-    assert LovaszHingeLoss(classes="all")(x, y).item() == 1.25
+def test_lovasz_hinge_without_reference_is_the_largest_error_or_left_out():
+    x, y = torch.tensor([-1.0, 0.5, -0.25]).view(1, 1, 3), torch.zeros(1, 1, 3)
+    assert LovaszHingeLoss()(x, y).item() == 1.5  # as in Berman's code, kornia and segmentation_models_pytorch
+    assert LovaszHingeLoss(classes="present")(x, y).item() == 0
 
 
 @pytest.mark.parametrize("flag", [{"softmax": True}, {"other_act": torch.tanh}])
