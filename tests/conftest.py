@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 
-from monai_surrogates.core import operators
+from monai_surrogates.core.kernels import operators
 
 # Two processes of tests run at once, and many tensors are small: threads would spend their time waiting for each other.
 torch.set_num_threads(1)

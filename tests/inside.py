@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monai_surrogates.core import operators
+from monai_surrogates.core.kernels import operators
 
 
 class InsideOperators(TorchDispatchMode):

@@ -13,7 +13,7 @@ from monai.losses import DeepSupervisionLoss, MaskedLoss
 from monai.networks import one_hot
 
 from monai_surrogates import losses
-from monai_surrogates.core import operators
+from monai_surrogates.core.kernels import operators
 
 pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
 

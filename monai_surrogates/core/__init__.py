@@ -2,6 +2,7 @@
 
 from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
+from monai_surrogates.core.kernels.lovasz_cpu import tiled_lovasz_binned
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.core.overlap import Overlap, soft_overlap, softmax_overlap
@@ -16,7 +17,6 @@ from monai_surrogates.core.scores import (
     structure_smoothing,
     tversky_index,
 )
-from monai_surrogates.core.tiled_lovasz import tiled_lovasz_binned
 from monai_surrogates.core.weights import WEIGHTINGS, class_weights, positive_weights
 
 __all__ = [

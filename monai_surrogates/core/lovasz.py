@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
+from monai_surrogates.core.kernels.operators import define_everywhere
+from monai_surrogates.core.kernels.sorting import as_mask, sorted_weights
 from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.operators import define_everywhere
-from monai_surrogates.core.sorted_rows import as_mask, sorted_weights
 from monai_surrogates.core.sums import voxel_sum
 
 

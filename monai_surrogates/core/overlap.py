@@ -9,8 +9,8 @@ from torch import Tensor
 
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.kernels.overlap_cpu import tiled_softmax_overlap
 from monai_surrogates.core.sums import class_sum, voxel_sum
-from monai_surrogates.core.tiled_overlap import tiled_softmax_overlap
 
 
 class Overlap(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_surrogates.core.operators import define_everywhere
+from monai_surrogates.core.kernels.operators import define_everywhere
 
 BLOCK = 1024  # voxels
 

@@ -15,7 +15,7 @@ from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.activation import choose_activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.operators import for_this_processor, runs_tiled
+from monai_surrogates.core.kernels.operators import for_this_processor, runs_tiled
 from monai_surrogates.losses.arguments import (
     Classes,
     Weight,

@@ -12,13 +12,11 @@ from monai_surrogates.core import (
     lovasz_jaccard_binned,
     soft_overlap,
     softmax_overlap,
-    sorted_rows,
-    tiled_lovasz,
     tiled_lovasz_binned,
-    tiles,
 )
 from monai_surrogates.core.activation import precise_softmax
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.kernels import sorting, tiles
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, base
 from tests.inside import InsideOperators
@@ -49,7 +47,6 @@ def tile(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(tiles, "TILE", request.param)
         monkeypatch.setattr(tiles, "ROW", request.param // 3)
-        monkeypatch.setattr(tiled_lovasz, "ROW", request.param // 3)
 
 
 def value_and_gradient(function, voxels, seed):
@@ -383,7 +380,7 @@ def test_operators_are_what_they_tell_the_compiler(classes, layout, ignoring):
 
 @pytest.fixture
 def untiled(monkeypatch):
-    for module in (base, sorted_rows):
+    for module in (base, sorting):
         monkeypatch.setattr(module, "runs_tiled", lambda x: False)
 
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_surrogates import losses
-from monai_surrogates.core import operators
+from monai_surrogates.core.kernels import operators
 
 VOXELS = {"softmax": True, "to_onehot_y": True, "ignore_index": 9}
 LABELS = {**VOXELS, "batch": True}

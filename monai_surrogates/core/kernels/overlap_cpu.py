@@ -13,9 +13,8 @@ from torch import Tensor
 
 from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
-from monai_surrogates.core.sums import block_sum
-from monai_surrogates.core.tiles import (
+from monai_surrogates.core.kernels.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.kernels.tiles import (
     balance,
     exponentials,
     exponentials_again,
@@ -25,6 +24,7 @@ from monai_surrogates.core.tiles import (
     two_class_gap,
     two_class_gradient,
 )
+from monai_surrogates.core.sums import block_sum
 
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(

@@ -25,6 +25,11 @@ def tile_size(logits: Tensor) -> int:
     return max(1, min(TILE // max(4, logits.shape[1]), logits.shape[2]))
 
 
+def row_size(x: Tensor) -> int:
+    """Numbers in the longest piece of a row of (B, C, N)."""
+    return min(ROW, x.shape[2])
+
+
 def tiles(logits: Tensor, valid: Tensor | None, *others: Tensor) -> Iterator[tuple[Any, ...]]:
     """The item of each tile and its pieces, cut the same way each time.
 

@@ -16,14 +16,12 @@ from torch import Tensor
 from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.operators import LIBRARY, implement, shaped_as_first
-from monai_surrogates.core.sums import block_sum
-from monai_surrogates.core.tiles import (
-    ROW,
+from monai_surrogates.core.kernels.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.kernels.tiles import (
     balance,
     exponentials,
     exponentials_again,
+    row_size,
     rows,
     tile_size,
     tiles,
@@ -31,6 +29,8 @@ from monai_surrogates.core.tiles import (
     two_class_gap,
     two_class_gradient,
 )
+from monai_surrogates.core.lovasz_weights import bin_weights
+from monai_surrogates.core.sums import block_sum
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
 LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
@@ -129,7 +129,7 @@ def _lovasz_softmax(
     signs = torch.full((2 * bins,), 1 / _below(bins, logits.dtype), dtype=logits.dtype)
     signs[bins:].neg_()
     signed = torch.nn.functional.pad(table * signs, (0, 1))
-    size = min(ROW, logits.shape[2])
+    size = row_size(logits)
     places, own = torch.empty(size, dtype=torch.int64), logits.new_empty(size)
     for item, c, q, cells_x in rows(weighted, cells):
         n = len(q)

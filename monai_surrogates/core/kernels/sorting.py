@@ -11,8 +11,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.kernels.operators import define_everywhere, runs_tiled
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.core.operators import define_everywhere, runs_tiled
 
 
 def sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
