@@ -3,7 +3,34 @@
 Importing the package registers its short names with MONAI's config engine; see the README.
 """
 
-from monai_surrogates import core, data, handlers, losses, metrics
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
 from monai_surrogates._version import __version__
 
 __all__ = ["__version__", "core", "data", "handlers", "losses", "metrics"]
+
+
+def _is_own_command_line() -> bool:
+    """Whether Python was started for ``monai-surrogates`` or ``python -m monai_surrogates``, and not yet for anything else.
+
+    Its ``--help`` need not wait for MONAI, and nobody looks for short names there.
+    """
+    options = sys.orig_argv[1:]
+    as_module = sys.argv[:1] == ["-m"] and options[options.index("-m") + 1 :][:1] == [__name__]  # as runpy leaves it
+    return as_module or Path(*sys.argv[:1]).stem == "monai-surrogates"
+
+
+def __getattr__(name: str) -> Any:
+    """A room that the command line has not needed so far."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not _is_own_command_line():
+    from monai_surrogates import core, data, handlers, losses, metrics

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The command line: parse, call, print. What takes seconds to import is imported by the command that needs it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from monai_surrogates import __version__
-from monai_surrogates.data import DataError
-from monai_surrogates.losses import OBJECTIVES, SCHEDULES
-from monai_surrogates.study import Settings, Study, StudyError, run_study
-from monai_surrogates.study.plan import QUICK
-from monai_surrogates.study.stage import BUNDLE
+from monai_surrogates._version import __version__
+
+if TYPE_CHECKING:
+    from monai_surrogates.study import Settings
+
+# Names of losses.OBJECTIVES and losses.SCHEDULES, which a test compares with the tables.
+OBJECTIVES = "cross_entropy,weighted_cross_entropy,soft_dice,soft_jaccard,lovasz_softmax"
+SCHEDULES = "cross_entropy_to_soft_dice, cross_entropy_to_soft_jaccard, cross_entropy_to_lovasz_softmax"
 
 app = typer.Typer(
     help="Surrogate losses and per-image scores for MONAI.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -41,7 +42,9 @@ def bundle(folder: Annotated[Path, typer.Argument(help="New folder for the bundl
         _refuse(f"{folder} cannot be made, because {in_the_way} is a file; name another folder.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _refuse(f"{folder} exists already; name a new or an empty folder, so that nothing is overwritten.")
-    shutil.copytree(BUNDLE, folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.copytree(
+        Path(__file__).parent / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+    )
     typer.echo(f"Copied the bundle to {folder}; {folder / 'docs' / 'README.md'} says how to run it.")
 
 
@@ -53,8 +56,8 @@ def study(
         Path | None, typer.Option(help="Medical Segmentation Decathlon folder; without it an embedded task is written.")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help=f"Names, separated by commas; further names: {', '.join(SCHEDULES)}.")
-    ] = ",".join(OBJECTIVES),
+        str, typer.Option(help=f"Names, separated by commas; further names: {SCHEDULES}.")
+    ] = OBJECTIVES,
     folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
     seed: Annotated[int, typer.Option(help="Of data, division, weights and order.")] = 0,
@@ -63,6 +66,11 @@ def study(
     ] = None,
 ) -> None:
     """Train the bundle under each objective, and score each on the same images."""
+    from rich.console import Console
+
+    from monai_surrogates.data import DataError
+    from monai_surrogates.study import Study, StudyError, run_study
+
     settings = _settings(quick, folds, epochs, seed)
     names = [name.strip() for name in objectives.split(",") if name.strip()]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -78,6 +86,9 @@ def study(
 
 
 def _settings(quick: bool, folds: int | None, epochs: int | None, seed: int) -> Settings:
+    from monai_surrogates.study import Settings
+    from monai_surrogates.study.plan import QUICK
+
     settings = replace(QUICK if quick else Settings(), seed=seed)
     if folds is not None:
         settings = replace(settings, folds=folds, run_folds=1 if quick else folds)

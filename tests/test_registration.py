@@ -122,3 +122,41 @@ def test_a_fresh_process_needs_nothing_but_the_config(blocks, tmp_path):
     assert report["built"] == {name: f"{c.__module__}.{c.__qualname__}" for name, (_, c) in BLOCKS.items()}
     rooms = {module.split(".")[1] for module in report["after"] if "." in module}
     assert rooms.isdisjoint({"cli", "study", "cohort", "__main__"})
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["study", "--help"], ["study", "--no-such-option"]])
+def test_the_command_line_answers_without_importing_torch(words):
+    command = [sys.executable, "-X", "importtime", "-m", "monai_surrogates", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == (2 if "--no-such-option" in words else 0)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "monai_surrogates.cli" in imported
+    assert imported.isdisjoint({"torch", "monai", "ignite"})
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "own"),
+    [
+        (["-m"], ["python", "-W", "error", "-m", "monai_surrogates", "study"], True),
+        (["/usr/bin/monai-surrogates", "study"], ["python", "/usr/bin/monai-surrogates", "study"], True),
+        (["-m"], ["python", "-m", "somebody", "-m", "monai_surrogates"], False),
+        (["train.py", "-m", "monai_surrogates"], ["python", "train.py", "-m", "monai_surrogates"], False),
+        (["/usr/bin/monai"], ["python", "-m", "monai.bundle", "run"], False),
+        (["-c"], ["python", "-c", "import monai_surrogates"], False),
+        ([""], ["python"], False),
+        ([], ["embedding"], False),
+    ],
+)
+def test_only_the_command_line_of_the_package_leaves_the_registration_for_later(monkeypatch, argv, orig_argv, own):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", orig_argv)
+    assert monai_surrogates._is_own_command_line() is own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("imports", ["import monai, monai_surrogates", "import monai_surrogates, monai"])
+def test_short_names_are_found_whichever_package_is_imported_first(imports):
+    block = {"loss": {"_target_": "SoftDiceLoss"}}
+    code = f"{imports}\nfrom monai.bundle import ConfigParser\nprint(ConfigParser({block}).get_parsed_content('loss'))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "SoftDiceLoss" in done.stdout, done.stderr

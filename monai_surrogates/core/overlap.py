@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -25,6 +25,21 @@ class Overlap(NamedTuple):
     intersection: Tensor
     prediction: Tensor
     reference: Tensor
+
+    def plus(self, other: Overlap) -> Overlap:
+        """The counts of both, as those of two slabs of one image: |A ∩ B|, |A| and |B| add up.
+
+        Examples:
+            >>> import torch
+            >>> slab = Overlap(*torch.tensor([1, 2, 3]))
+            >>> slab.plus(slab).reference
+            tensor(6)
+        """
+        return Overlap(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def __add__(self, other: object) -> NoReturn:
+        """Tuples would be strung together."""
+        raise TypeError("counts are added up by overlap.plus(other), or by overlap.pooled() over a batch.")
 
     def pooled(self, sync: bool = False) -> Overlap:
         """The counts of the whole batch taken as one image, shape (1, C); with ``sync`` of the batches of all ranks."""

@@ -54,3 +54,11 @@ def test_tversky_is_its_fraction(alpha, beta):
 def test_an_unknown_rule_is_named():
     with pytest.raises(ValueError, match="empty must be one of ignore, score, both, but is 'zero'"):
         dice_score(counts(1, 1, 1), "zero")
+
+
+def test_counts_of_slabs_add_up_and_are_no_tuples_to_string_together():
+    slabs = [Overlap(*torch.tensor(counts)) for counts in ([3, 5, 4], [0, 2, 0], [1, 1, 6])]
+    whole = slabs[0].plus(slabs[1]).plus(slabs[2])
+    assert list(map(int, whole)) == [4, 8, 10]
+    with pytest.raises(TypeError, match=r"added up by overlap\.plus"):
+        slabs[0] + slabs[1]

@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from monai_surrogates.cli import app
-from monai_surrogates.losses import SCHEDULES
+from monai_surrogates.losses import OBJECTIVES, SCHEDULES
 from monai_surrogates.study import Study
 from monai_surrogates.study.plan import QUICK
 
@@ -57,6 +57,7 @@ def test_unknown_objective(tmp_path):
 def test_help_names_the_schedules_too():
     (option,) = [o for o in get_command(app).commands["study"].params if o.name == "objectives"]
     assert all(name in option.help for name in SCHEDULES)
+    assert option.default == ",".join(OBJECTIVES)
 
 
 def test_the_same_objective_twice(tmp_path):
