@@ -71,7 +71,9 @@ class OverlapLoss(PerClassLoss):
         self.register_buffer("structure_volumes", _read_volumes(smoothing, shared.get("structure_volumes")))
 
     def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
-        return self._of_overlap(soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label))
+        return self._of_overlap(
+            soft_overlap(probabilities, squared=self.squared_pred, soft_label=self.soft_label, of_softmax=self.softmax)
+        )
 
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
         return self._of_overlap(softmax_overlap(logits, squared=self.squared_pred))
