@@ -233,8 +233,14 @@ class PerClassLoss(SurrogateLoss):
 
     def _scored(self, voxels: Voxels, spatial: tuple[int, ...]) -> Voxels:
         """Probabilities, of two classes where one channel is scored as two."""
-        voxels = voxels._replace(input=self._probabilities(voxels.input, spatial))
-        return _with_background(voxels) if self.two_class else voxels
+        if not self.two_class:
+            return voxels._replace(input=self._probabilities(voxels.input, spatial))
+        if self.sigmoid:  # σ(−x) has digits that 1 − σ(x) has not
+            both = self._probabilities(torch.cat([-voxels.input, voxels.input], dim=1), spatial)
+        else:
+            foreground = self._probabilities(voxels.input, spatial)
+            both = torch.cat([1 - foreground, foreground], dim=1)
+        return _with_background(both, voxels)
 
     def _probabilities(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
         if self.other_act is not None:  # somebody else's activation may look at the spatial axes
@@ -309,11 +315,11 @@ def _nan_in_every_class(loss: Tensor) -> Tensor:
     return loss * torch.where(loss.isnan().any(1, keepdim=True), torch.nan, 1.0)
 
 
-def _with_background(voxels: Voxels) -> Voxels:
-    """One channel as two classes: 1 − p and p, 1 − y and y."""
-    p, y, valid = voxels
+def _with_background(probabilities: Tensor, voxels: Voxels) -> Voxels:
+    """Probabilities of two classes, and one channel of the target as two: 1 − y and y."""
+    _, y, valid = voxels
     background = 1 - y if valid is None else torch.where(valid.unsqueeze(1), 1 - y, 0)  # removed voxels hold zeros
-    return Voxels(torch.cat([1 - p, p], dim=1), torch.cat([background, y], dim=1), valid)
+    return Voxels(probabilities, torch.cat([background, y], dim=1), valid)
 
 
 def check_channels(loss: object, num_channels: int) -> None:

@@ -132,6 +132,19 @@ def test_overlap_losses_of_a_sigmoid(gap):
     assert_exact("SoftDice", SoftDiceLoss(sigmoid=True), x[None], y.float()[None, None], expected)
 
 
+@pytest.mark.parametrize("gap", [0.0, 10.0, 20.0])
+def test_two_classes_of_a_sigmoid_are_those_of_the_softmax_of_0_and_x(gap):
+    generator = torch.Generator().manual_seed(0)
+    labels = random_labels(2, 34**3, generator)
+    labels[:] = 1  # the background is absent, and its volume a sum of small probabilities
+    x = gap * (2.0 * labels - 1) + torch.randn(labels.shape, generator=generator)
+    loss, slopes = exact_overlap_loss(
+        torch.stack([torch.zeros_like(x), x]).double().numpy(), labels.numpy(), 0.5, 0.5, SoftDiceLoss.scale, False
+    )
+    y = labels.float()[None, None]
+    assert_exact("SoftDice", SoftDiceLoss(sigmoid=True, two_class=True), x[None], y, (loss, slopes[1:]))
+
+
 def exact_lovasz_softmax(logits, labels):
     """The loss and d loss / d logits, (C, N), in float64: the mean over classes, weights as exact differences of 1 − IoU."""
     p = softmax(logits)
