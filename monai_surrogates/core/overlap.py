@@ -48,7 +48,12 @@ class Overlap(NamedTuple):
 
 
 def soft_overlap(
-    voxels: Voxels, *, squared: bool = False, soft_label: bool = False, of_softmax: bool = False
+    voxels: Voxels,
+    *,
+    squared: bool = False,
+    soft_label: bool = False,
+    of_softmax: bool = False,
+    complement: Tensor | None = None,
 ) -> Overlap:
     """Differentiable counts of probabilities against a label map or one value per class.
 
@@ -59,8 +64,9 @@ def soft_overlap(
         voxels: probabilities and reference; see :class:`~monai_surrogates.core.inputs.Voxels`.
         squared: squared volumes, for Milletari's form of Dice.
         soft_label: the form that is right for soft references (the squared form already is).
-        of_softmax: the probabilities of a voxel add up to 1, which keeps the digits of squared counts of a label map near a
-            perfect prediction, where 1 − 2I/(Σp² + Σy²) and its slopes cancel.
+        of_softmax: the probabilities of a voxel add up to 1.
+        complement: 1 − p with the digits that p near 1 has lost, (B, C, N). Either of the two keeps the digits of squared
+            counts near a perfect prediction, where 1 − 2I/(Σp² + Σy²) and its slopes cancel.
 
     Returns:
         float64 counts of shape (B, C).
@@ -75,8 +81,9 @@ def soft_overlap(
         tensor([[0.7500, 0.5000]], dtype=torch.float64)
     """
     p = voxels.zeroed().input
-    if squared and of_softmax and voxels.is_label_map:
-        return _squared_overlap(p, voxels)
+    if squared and (of_softmax or complement is not None):
+        of_target = _squared_label_map_overlap if voxels.is_label_map else _squared_mask_overlap
+        return of_target(p, voxels, complement)
     volume = voxel_sum(p * p if squared else p)
     if voxels.is_label_map:
         return Overlap(*_label_map_overlap(p, volume, voxels))
@@ -107,15 +114,28 @@ def softmax_overlap(logits: Voxels, *, squared: bool = False) -> Overlap:
     return Overlap(*tiled_softmax_overlap(*logits, squared))
 
 
-def _squared_overlap(p: Tensor, voxels: Voxels) -> Overlap:
-    """From the errors e = 1 − p_y = Σ_{k≠y} p_k: I = Σ (1 − e), and the own share of Σp² is Σ (1 − 2e + e²)."""
+def _squared_label_map_overlap(p: Tensor, voxels: Voxels, complement: Tensor | None) -> Overlap:
+    """From the errors e = 1 − p_y, under softmax Σ_{k≠y} p_k: I = Σ (1 − e), and the own share of Σp² is Σ (1 − 2e + e²)."""
     labels, num_classes = voxels.target, p.shape[1]
     others = p.scatter(1, labels.unsqueeze(1), 0)
-    errors = others.sum(1)
+    errors = others.sum(1) if complement is None else complement.gather(1, labels.unsqueeze(1)).squeeze(1)
     counted = torch.ones_like(errors) if voxels.valid is None else voxels.valid.to(errors.dtype)
+    errors = errors if voxels.valid is None else torch.where(voxels.valid, errors, 0)
     reference, missed, squares = (class_sum(x, labels, num_classes) for x in (counted, errors, errors * errors))
     volume = voxel_sum(others * others) + reference - 2 * missed + squares
     return Overlap(reference - missed, volume, reference)
+
+
+def _squared_mask_overlap(p: Tensor, voxels: Voxels, complement: Tensor | None) -> Overlap:
+    """The same of one value per class, for those that are 1; under softmax where they are the only one of their voxel."""
+    y = voxels.target
+    own = y == 1
+    if complement is None:
+        own, complement = own & (y.sum(1, keepdim=True) == 1), (p * (1 - y)).sum(1, keepdim=True)
+    errors, others = torch.where(own, complement, 0), torch.where(own, 0, p)
+    size, missed, squares = (voxel_sum(x) for x in (own.to(p.dtype), errors, errors * errors))
+    volume = voxel_sum(others * others) + size - 2 * missed + squares
+    return Overlap(voxel_sum(others * y) + size - missed, volume, voxel_sum(y * y))
 
 
 def _label_map_overlap(p: Tensor, volume: Tensor, voxels: Voxels) -> tuple[Tensor, Tensor, Tensor]:

@@ -200,8 +200,8 @@ class PerClassLoss(SurrogateLoss):
         self.classes = check_classes(self.default_classes if classes is None else classes, include_background)
 
     @abstractmethod
-    def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
-        """Loss and reference volume of each item (or of the batch) and class, both (B, C)."""
+    def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Loss and reference volume of each item (or of the batch) and class of logits, or of probabilities, (B, C)."""
 
     @abstractmethod
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
@@ -214,7 +214,7 @@ class PerClassLoss(SurrogateLoss):
         if self._is_tiled(voxels):
             loss, reference = self._tiled(voxels)
         else:
-            loss, reference = self._per_class(self._scored(voxels, spatial))
+            loss, reference = self._per_class(voxels, spatial)
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
         loss, num_classes = _nan_in_every_class(loss), loss.shape[1]

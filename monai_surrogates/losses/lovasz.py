@@ -35,7 +35,8 @@ class LovaszLoss(PerClassLoss):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
         self.method = method
 
-    def _per_class(self, probabilities: Voxels) -> tuple[Tensor, Tensor]:
+    def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        probabilities = self._scored(voxels, spatial)
         return self._of_probabilities(probabilities, self._in_bins(probabilities))
 
     def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:

@@ -113,9 +113,32 @@ def test_overlap_losses_from_one_hot_masks(prediction):
     labels = random_labels(3, 96**3, generator)
     x = PREDICTIONS[prediction](3, labels, generator)
     masks = torch.nn.functional.one_hot(labels, 3).T.float()[None]
-    for name, (loss, weights, settings) in SCORES.items():
-        expected = exact_overlap_loss(x.double().numpy(), labels.numpy(), *weights, loss.scale, squared=False)
+    for name, (loss, weights, settings) in {**SCORES, **({} if prediction == "right by 30" else SQUARED)}.items():
+        expected = exact_overlap_loss(x.double().numpy(), labels.numpy(), *weights, loss.scale, name in SQUARED)
         assert_exact(name, loss(softmax=True, **settings), x, masks, expected)
+
+
+@pytest.mark.parametrize("two_class", [False, True])
+@pytest.mark.parametrize("gap", [0.0, 10.0, 20.0])
+def test_squared_overlap_losses_of_a_sigmoid(gap, two_class):
+    """1 − 2I/(Σp² + Σy²) and its slopes from the errors e = σ(∓x), with 1 − D = Σe²/(Σp² + Σy²)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = random_labels(2, 34**3, generator)
+    x = gap * (2.0 * labels - 1) + torch.randn(labels.shape, generator=generator)
+    of_classes, slopes = [], torch.zeros(len(labels), dtype=torch.float64)
+    for sign in (1, -1) if two_class else (1,):
+        y = labels.double() if sign == 1 else 1 - labels.double()
+        e = torch.sigmoid(sign * x.double() * (1 - 2 * y))
+        p = torch.sigmoid(sign * x.double())
+        denominator = (p * p).sum() + y.sum() + SMOOTH
+        missing = (e * e).sum() / denominator
+        of_classes.append(float(missing))
+        # d(1 − D)/dp = 2(p − y)/denominator − (1 − D)·2p/denominator, p − y = ±e
+        of_p = 2 * torch.where(y == 1, -e, e) / denominator - missing * 2 * p / denominator
+        slopes += sign * of_p * p * torch.sigmoid(-sign * x.double())
+    expected = np.mean(of_classes), slopes[None].numpy() / len(of_classes)
+    loss = SoftDiceLoss(sigmoid=True, squared_pred=True, two_class=two_class)
+    assert_exact("SoftDice", loss, x[None], labels.float()[None, None], expected)
 
 
 @pytest.mark.parametrize("gap", [0.0, 10.0, 20.0])
