@@ -55,7 +55,9 @@ def executed(path):
             connection_file=str(Path(folder) / "kernel.json"), kernel_spec_manager=RunningPython()
         )
         resources = {"metadata": {"path": folder}}
-        client = NotebookClient(notebook, km=manager, timeout=600, record_timing=False, resources=resources)
+        client = NotebookClient(
+            notebook, km=manager, timeout=600, record_timing=False, resources=resources, coalesce_streams=True
+        )
         client.execute(cleanup_kc=True, env=environment)
     notebook.metadata.language_info = {"name": "python"}  # the version is the machine's
     return notebook
