@@ -226,8 +226,8 @@ def _lovasz_two_classes(
     cells = torch.empty(items, voxels, dtype=torch.int32)
     errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
     for item, x, v, y, cells_x in tiles(logits, valid, labels, cells):
-        logits_of_errors, inside = two_class_error_logits(x, y)
-        errors = logits_of_errors.sigmoid_()
+        inside = y.to(x.dtype)
+        errors = two_class_error_logits(two_class_gap(x), inside).sigmoid_()
         in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
         cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:

@@ -176,18 +176,21 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
 
     What is absent comes out as 0 exactly. What one class misses the other one has too much: |A₁| = Σ_{y=1} (1 − e) + Σ_{y=0} e.
     """
-    logits, inside = two_class_error_logits(x, y)
-    right, errors = torch.neg(logits).sigmoid_(), logits.sigmoid_()
+    inside = y.to(x.dtype, copy=True)
+    logits = two_class_error_logits(two_class_gap(x), inside)
+    right = None if squared else torch.neg(logits).sigmoid_()
+    errors = logits.sigmoid_()
     size = torch.tensor(float(len(y)) if v is None else float(torch.count_nonzero(v)), dtype=torch.float64)
     if v is not None:
-        for of_voxels in (right, errors, inside):
+        for of_voxels in (errors, inside):
             of_voxels.mul_(v)
     reference = _by_class(size, block_sum(inside))
     missed = _by_class(block_sum(errors), block_sum(errors * inside))
-    if squared:  # (1 − e)² = 1 − 2e + e², so that 1 − 2I/(Σp² + Σy²) does not cancel
+    if right is None:  # squared: (1 − e)² = 1 − 2e + e², so that 1 − 2I/(Σp² + Σy²) does not cancel
         squares = errors.square_()
         of_squares = _by_class(block_sum(squares), block_sum(inside.mul_(squares)))
         return torch.stack([reference - missed, reference - 2 * missed + of_squares + of_squares.flip(0), reference])
+    right = right if v is None else right.mul_(v)
     hit = _by_class(block_sum(right), block_sum(inside.mul_(right)))
     return torch.stack([hit, hit + missed.flip(0), reference])
 
@@ -204,17 +207,17 @@ def _two_class_slopes(
 
     Squared, with 2 p_c a_c in place of a_c: g₁ − g₀ = ±(b_y + 2 a_y − 2(a₀ + a₁) e), + in class 1, e = |p₁ − y|.
     """
-    inside = y.to(x.dtype)
+    inside, gap = y.to(x.dtype), two_class_gap(x)
     if squared:
         at_perfect, sum_of_a = of_own + 2 * of_volume, float(of_volume.sum())
-        errors, sign = two_class_error_logits(x, y)[0].sigmoid_(), 2 * inside - 1
+        errors, sign = two_class_error_logits(gap, inside).sigmoid_(), 2 * inside - 1
         g = _lerp(at_perfect[0], at_perfect[1], inside).sub_(errors, alpha=2 * sum_of_a).mul_(sign)
     else:
         of_p = of_volume[1] - of_volume[0]
         g = _lerp(of_p - of_own[0], of_p + of_own[1], inside)
     if v is not None:
         g.mul_(v)
-    two_class_gradient(g, two_class_gap(x), out)
+    two_class_gradient(g, gap, out)
 
 
 def _lerp(outside: Tensor, inside: Tensor, of: Tensor) -> Tensor:

@@ -122,10 +122,9 @@ def two_class_gap(x: Tensor) -> Tensor:
     return gap
 
 
-def two_class_error_logits(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of the error |p₁ − y| of each voxel, the same in both classes, and whether class 1 holds it; both (n,)."""
-    gap, inside = two_class_gap(x), y.to(x.dtype, copy=True)
-    return torch.addcmul(gap, inside, gap, value=-2), inside
+def two_class_error_logits(gap: Tensor, inside: Tensor) -> Tensor:
+    """The logit of the error |p₁ − y| of each voxel, the same in both classes; all (n,), inside 1 where class 1 holds it."""
+    return torch.addcmul(gap, inside, gap, value=-2)
 
 
 def two_class_gradient(g: Tensor, gap: Tensor, out: Tensor) -> None:
