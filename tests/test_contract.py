@@ -211,7 +211,7 @@ def test_a_logit_of_minus_infinity_rules_a_class_out(name):
 
 @every_loss
 def test_batched_and_forward_derivatives_are_those_of_the_backward_pass(name, monkeypatch):
-    monkeypatch.setattr(operators, "LEAST", 2**17)  # the kernels' operators have no such rules
+    monkeypatch.setattr(operators, "KERNELS", {})  # the kernels' operators have no such rules
     x, y = random_batch(name, shape=(2, 3))
     loss = make(name)
     _, grad = gradient(loss, x, y)

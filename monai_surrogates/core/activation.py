@@ -1,4 +1,4 @@
-"""Softmax and sigmoid whose gradients keep their digits where a network is sure.
+"""MONAI's activation flags as one value, and a softmax and a sigmoid whose gradients keep their digits where a network is sure.
 
 The values are torch's. Its gradients are differences of numbers near the largest slope, g_c − Σ_k p_k g_k and 1 − p: once p
 rounds to 1, nothing is left of them, while the true ones are as exact as the small probabilities are.
@@ -7,10 +7,13 @@ rounds to 1, nothing is left of them, while the true ones are as exact as the sm
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from monai_surrogates.core.inputs import Voxels, at_least_float32, check_same_shape
 
 ROUNDS = 2  # they leave eps³ of an error, so that slopes are right to 1e-5 down to probabilities of 2e-16
 
@@ -105,14 +108,58 @@ class _ForwardSigmoid(_Sigmoid):
     jvp = _Sigmoid.backward
 
 
-def choose_activation(
-    sigmoid: bool, softmax: bool, other_act: Callable[[Tensor], Tensor] | None = None
-) -> Callable[[Tensor], Tensor] | None:
-    """Turn MONAI's three flags into one function, None for an input that holds probabilities already.
+@dataclass(frozen=True)
+class Activation:
+    """From a network's output to probabilities: MONAI's flags as one value.
+
+    Attributes:
+        kind: ``"none"`` for an input that holds probabilities already, ``"sigmoid"``, ``"softmax"``, or ``"other"``.
+        function: (B, C, spatial...) to the same shape; None for ``"none"``.
+    """
+
+    kind: Literal["none", "sigmoid", "softmax", "other"] = "none"
+    function: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether results lie in [0, 1]: by definition, or because probabilities are checked; nobody knows another one."""
+        return self.kind != "other"
+
+    def on(self, num_channels: int) -> Activation:
+        """The activation of so many channels: a softmax leaves a single one as it is, as in MONAI."""
+        return PROBABILITIES if self.kind == "softmax" and num_channels == 1 else self
+
+    def __call__(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
+        """Probabilities (B, C, N), float32 or float64, of an input (B, C, N) with these spatial axes.
+
+        Raises:
+            ShapeMismatchError: the function changes the shape.
+        """
+        if self.function is None:
+            return x
+        if self.kind != "other":
+            return at_least_float32(self.function(x))
+        shape = (*x.shape[:2], *spatial)  # somebody else's function may look at the spatial axes
+        probabilities = self.function(x.reshape(shape))
+        check_same_shape(probabilities, shape, "the result of other_act")
+        return at_least_float32(probabilities.flatten(2))
+
+
+PROBABILITIES = Activation()
+
+
+def read_activation(
+    sigmoid: bool = False, softmax: bool = False, other_act: Callable[[Tensor], Tensor] | None = None
+) -> Activation:
+    """MONAI's three flags as one value.
 
     Raises:
         TypeError: ``other_act`` is not callable.
         ValueError: more than one of the three is set.
+
+    Examples:
+        >>> read_activation(softmax=True).kind
+        'softmax'
     """
     if other_act is not None and not callable(other_act):
         raise TypeError(f"other_act must be None or callable, but is {type(other_act).__name__}.")
@@ -120,8 +167,28 @@ def choose_activation(
         raise ValueError(
             "Incompatible values: more than 1 of [sigmoid=True, softmax=True, other_act is not None]; keep one of them."
         )
+    if other_act is not None:
+        return Activation("other", other_act)
     if sigmoid:
-        return precise_sigmoid
-    if softmax:
-        return precise_softmax
-    return other_act
+        return Activation("sigmoid", precise_sigmoid)
+    return Activation("softmax", precise_softmax) if softmax else PROBABILITIES
+
+
+def probabilities_of(voxels: Voxels, activation: Activation, *, two_class: bool = False) -> Voxels:
+    """The voxels with probabilities in place of the network's output.
+
+    Args:
+        voxels: the network's output and the reference.
+        activation: from the one to the other; it sees what stands in removed voxels.
+        two_class: a single channel, and one value per voxel as the target, become two: 1 − p and p, 1 − y and y.
+    """
+    x, y, valid, spatial = voxels
+    if not two_class:
+        return voxels._replace(input=activation(x, spatial))
+    if activation.kind == "sigmoid":  # σ(−x) has digits that 1 − σ(x) has not
+        p = activation(torch.cat([-x, x], dim=1), spatial)
+    else:
+        foreground = activation(x, spatial)
+        p = torch.cat([1 - foreground, foreground], dim=1)
+    background = 1 - y if valid is None else torch.where(valid.unsqueeze(1), 1 - y, 0)  # removed voxels hold zeros
+    return Voxels(p, torch.cat([background, y], dim=1), valid, spatial)

@@ -29,11 +29,13 @@ class Voxels(NamedTuple):
         input: logits or probabilities, (B, C, N), float32 or float64.
         target: label map (B, N), or one value per class (B, C, N) in the input's type; zeros in removed voxels.
         valid: (B, N), True where the voxel counts; None if every voxel does.
+        spatial: lengths of the spatial axes before they were flattened.
     """
 
     input: Tensor
     target: Tensor
     valid: Tensor | None
+    spatial: tuple[int, ...] = ()
 
     @property
     def is_label_map(self) -> bool:
@@ -45,10 +47,6 @@ class Voxels(NamedTuple):
         if self.valid is None:
             return self
         return self._replace(input=torch.where(self.valid.unsqueeze(1), self.input, 0))
-
-    def widened(self) -> Voxels:
-        """With labels in int64, by which torch can index."""
-        return self._replace(target=self.target.long()) if self.is_label_map else self
 
 
 def plain_tensor(x: Tensor) -> Tensor:
@@ -80,7 +78,7 @@ def flatten_voxels(
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:
         y = torch.where(valid if label_map else valid.unsqueeze(1), y, 0)
-    return Voxels(x, y, valid)
+    return Voxels(x, y, valid, tuple(input.shape[2:]))
 
 
 def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor:

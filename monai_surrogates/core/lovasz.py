@@ -5,11 +5,138 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
-from monai_surrogates.core.kernels.operators import define_everywhere
-from monai_surrogates.core.kernels.sorting import as_mask, sorted_weights
-from monai_surrogates.core.lovasz_weights import bin_weights
-from monai_surrogates.core.sums import voxel_sum
+from monai_surrogates.core.activation import PROBABILITIES, Activation, probabilities_of
+from monai_surrogates.core.distributed import is_shared, rank_concat, rank_sum, rank_total
+from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.kernels.lovasz_cpu import tiled_lovasz_binned
+from monai_surrogates.core.kernels.operators import has_kernel
+from monai_surrogates.core.sums import class_sum, voxel_sum
+
+METHODS = ("auto", "sort", "bins")
+FEW_PER_BIN = 2  # voxels per bin up to which sorting costs about as little as bins do
+
+
+def lovasz_of(
+    voxels: Voxels,
+    activation: Activation = PROBABILITIES,
+    *,
+    method: str = "auto",
+    bins: int = 4096,
+    batch: bool = False,
+    sync: bool = False,
+    two_class: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Lovász extension of 1 − IoU in the errors |p − y|: sorted or in bins, by a kernel where there is one.
+
+    Args:
+        voxels: a network's output and the reference, label map or masks; see :class:`~monai_surrogates.core.inputs.Voxels`.
+        activation: from the output to probabilities.
+        method: ``"sort"`` is exact, ``"bins"`` takes linear time, ``"auto"`` sorts up to two voxels per bin, and errors that
+            may lie outside [0, 1].
+        bins: number of bins of [0, 1]; one or two channels get four times as many.
+        batch: the items make one image.
+        sync: with ``batch``, and so do those of all ranks.
+        two_class: a single channel is scored as two classes.
+
+    Returns:
+        The loss, and the reference volume in voxels: float64, (B, C), or (1, C) of the batch.
+
+    Examples:
+        >>> import torch
+        >>> p = torch.tensor([[[3 / 4, 1 / 2, 1 / 4, 1 / 8], [1 / 4, 1 / 2, 3 / 4, 7 / 8]]])
+        >>> lovasz_of(Voxels(p, torch.tensor([[0, 1, 1, 0]]), None))[0].mean()  # 55/96
+        tensor(0.5729, dtype=torch.float64)
+    """
+    channels, of_softmax = voxels.input.shape[1], activation.kind == "softmax"
+    if channels <= 2:  # few errors to count, and large ones: finer bins cost little and are worth it
+        bins *= 4
+    by_size = method == "auto" and activation.is_bounded
+    in_bins = method == "bins" or (by_size and _fills_bins(voxels, bins, batch, sync))
+    kernel = "lovasz_two_classes" if channels == 2 else "lovasz_softmax"
+    if in_bins and of_softmax and voxels.is_label_map and has_kernel(kernel, voxels.input):
+        return tiled_lovasz_binned(voxels.input, voxels.target, voxels.valid, bins=bins, batch=batch, sync=sync)
+    p = probabilities_of(voxels.zeroed(), activation, two_class=two_class)
+    errors, reference = absolute_errors(p, alike=of_softmax and channels == 2)
+    return lovasz_of_errors(errors, reference, p.valid, bins=bins if in_bins else None, batch=batch, sync=sync)
+
+
+def lovasz_hinge_of(voxels: Voxels, *, batch: bool = False, sync: bool = False) -> tuple[Tensor, Tensor]:
+    """Lovász extension of 1 − IoU in the hinge errors of logits, exact; arguments and results as in :func:`lovasz_of`.
+
+    Examples:
+        >>> import torch
+        >>> lovasz_hinge_of(Voxels(torch.tensor([[[-1.0, 0.5, -0.25]]]), torch.zeros(1, 1, 3), None))[0]  # max(0, 1 + x)
+        tensor([[1.5000]], dtype=torch.float64)
+    """
+    errors, reference = hinge_errors(voxels.zeroed())
+    return lovasz_of_errors(errors, reference, voxels.valid, bins=None, batch=batch, sync=sync)
+
+
+def _fills_bins(voxels: Voxels, bins: int, batch: bool, sync: bool) -> bool:
+    """Whether an image, with ``batch`` the batch and with ``sync`` that of all ranks, has more than a few voxels per bin."""
+    items, _, size = voxels.input.shape
+    size *= items if batch else 1
+    if sync and is_shared():
+        # Ranks choose alike: by the size of the whole batch; on a GPU, which reading it would stop, always bins.
+        return voxels.input.is_cuda or int(rank_total(torch.tensor(size))) > FEW_PER_BIN * bins
+    return size > FEW_PER_BIN * bins
+
+
+def absolute_errors(p: Voxels, *, alike: bool = False) -> tuple[Tensor, Tensor]:
+    """|p − y| of each voxel and class, (B, C, N), and the reference: labels (B, 1, N), or masks (B, C, N), bool.
+
+    Args:
+        p: probabilities and the reference.
+        alike: p₁ = 1 − p₀, so that both classes have the same errors.
+    """
+    if not p.is_label_map:
+        return (p.input - p.target).abs(), p.target > 0.5
+    labels = p.target.long().unsqueeze(1)
+    if alike:
+        return (p.input[:, 1:] - labels).abs().expand_as(p.input), labels
+    return p.input.scatter(1, labels, 1 - p.input.gather(1, labels)).abs(), labels
+
+
+def hinge_errors(logits: Voxels) -> tuple[Tensor, Tensor]:
+    """max(0, 1 − x) in the reference and max(0, 1 + x) outside; results as in :func:`absolute_errors`."""
+    x = logits.input
+    if not logits.is_label_map:
+        y = logits.target > 0.5
+        return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
+    labels = logits.target.long().unsqueeze(1)
+    return (1 + x).scatter(1, labels, 1 - x.gather(1, labels)).clamp_min(0), labels
+
+
+def lovasz_of_errors(
+    errors: Tensor, reference: Tensor, valid: Tensor | None, *, bins: int | None, batch: bool, sync: bool
+) -> tuple[Tensor, Tensor]:
+    """Lovász extension of 1 − IoU in any errors, by sorting or, with ``bins``, of errors in [0, 1]; see :func:`lovasz_of`."""
+    num_classes = errors.shape[1]
+    valid = None if valid is None else valid.unsqueeze(1)
+    if batch:
+        errors, reference = _one_image(errors), _one_image(reference)
+        valid = None if valid is None else _one_image(valid)
+    volume = _volume(reference, valid, num_classes)
+    volume = rank_sum(volume) if sync else volume
+    if bins is not None:
+        return lovasz_jaccard_binned(errors, reference, valid, bins=bins, sync=sync), volume
+    if sync:  # sorting needs the voxels of all ranks in one place
+        errors, reference, *rest = rank_concat(errors, reference, *([] if valid is None else [valid]))
+        valid = rest[0] if rest else None
+    return lovasz_jaccard(errors, reference, valid), volume
+
+
+def _volume(reference: Tensor, valid: Tensor | None, num_classes: int) -> Tensor:
+    """Voxels of each item and class, (B, C)."""
+    if reference.dtype == torch.bool:
+        return (reference if valid is None else reference & valid).sum(-1).double()
+    ones = torch.ones_like(reference, dtype=torch.bool) if valid is None else valid
+    return class_sum(ones[:, 0], reference[:, 0], num_classes)
+
+
+def _one_image(x: Tensor) -> Tensor:
+    """(B, C, N) → (1, C, B·N): the batch as one image."""
+    return x.transpose(0, 1).flatten(1).unsqueeze(0)
 
 
 def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -32,7 +159,9 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         >>> lovasz_jaccard((torch.tensor([0.9, 0.4, 0.3, 0.1]) - y.float()).abs(), y)  # 23/60
         tensor(0.3833, dtype=torch.float64)
     """
-    weights = sorted_weights(errors.detach(), reference, valid)
+    kernel = "lovasz_weights_by_row"
+    operator = kernel if has_kernel(kernel, errors) else "lovasz_sorted_weights"
+    weights = getattr(torch.ops.monai_surrogates, operator)(errors.detach(), reference, valid)
     return voxel_sum(torch.where(weights == 0, 0, errors * weights))  # an infinite error without a weight adds nothing
 
 
@@ -65,19 +194,3 @@ def lovasz_jaccard_binned(
     weights = torch.ops.monai_surrogates.lovasz_binned_weights(errors.detach(), reference, valid, bins, shared)
     loss = voxel_sum(errors * weights)
     return rank_sum(loss) if shared else loss
-
-
-def _binned_weights(errors: Tensor, reference: Tensor, valid: Tensor | None, bins: int, shared: bool) -> Tensor:
-    cell = (errors * bins).long().clamp_(0, bins - 1).neg_().add_(bins - 1)  # bin 0 holds the largest errors
-    cell.add_(as_mask(reference, errors), alpha=bins)
-    counted = (cell.new_ones(()) if valid is None else valid.long()).expand_as(cell)
-    histogram = cell.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, cell, counted)
-    table = bin_weights(rank_total(histogram) if shared else histogram, errors.dtype)
-    weights = table.gather(-1, cell)
-    return weights if valid is None else weights * counted
-
-
-define_everywhere(
-    "lovasz_binned_weights(Tensor errors, Tensor reference, Tensor? valid, int bins, bool shared) -> Tensor",
-    _binned_weights,
-)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.distributed import rank_total
+from monai_surrogates.core.kernels.operators import define_everywhere
+
 
 def lovasz_jaccard_weights(
     is_reference: Tensor, counted: Tensor | None = None, dtype: torch.dtype = torch.float32
@@ -50,3 +53,53 @@ def bin_weights(histogram: Tensor, dtype: torch.dtype) -> Tensor:
     first = (volume == 0) & (union_before == 0) & (background > 0)
     of_background = torch.where(first, 1 / background.clamp_min(1).to(dtype), of_background)
     return torch.cat([of_background, (1 / u0 + 1 / u1) / 2], dim=-1)
+
+
+def is_reference_of(reference: Tensor, row: int | Tensor) -> Tensor:
+    """Whether voxels are in the reference of a row, bool: masks say so themselves, labels by naming the row."""
+    return reference if reference.dtype == torch.bool else reference == row
+
+
+def as_mask(reference: Tensor, errors: Tensor) -> Tensor:
+    """The same of all rows of (..., C, N), or of a single one."""
+    rows = errors.shape[-2] if errors.ndim > 1 else 1
+    return is_reference_of(reference, torch.arange(rows, device=errors.device).unsqueeze(-1))
+
+
+def _sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
+    """The weight of each voxel, exact, 0 where it is not valid; all rows are sorted at once.
+
+    Args:
+        errors: (..., N), not negative, without gradient.
+        reference: (..., N) bool; or for errors (B, C, N) labels (B, 1, N), row c being the one of label c.
+        valid: broadcastable to (..., N) bool; None if all voxels are.
+
+    Returns:
+        (..., N), in the type of the errors.
+    """
+    is_reference = as_mask(reference, errors)
+    if valid is not None:
+        errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
+        is_reference = is_reference & valid
+    order = errors.argsort(dim=-1, descending=True)
+    counted = None if valid is None else valid.expand_as(errors).gather(-1, order)
+    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted, errors.dtype)
+    return torch.zeros_like(weights).scatter_(-1, order, weights)
+
+
+def _binned_weights(errors: Tensor, reference: Tensor, valid: Tensor | None, bins: int, shared: bool) -> Tensor:
+    """The same from a histogram of errors in [0, 1]; with ``shared`` of the errors of all ranks."""
+    bin_of = (errors * bins).long().clamp_(0, bins - 1).neg_().add_(bins - 1)  # bin 0 holds the largest errors
+    bin_of.add_(as_mask(reference, errors), alpha=bins)
+    counted = (bin_of.new_ones(()) if valid is None else valid.long()).expand_as(bin_of)
+    histogram = bin_of.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, bin_of, counted)
+    table = bin_weights(rank_total(histogram) if shared else histogram, errors.dtype)
+    weights = table.gather(-1, bin_of)
+    return weights if valid is None else weights * counted
+
+
+define_everywhere("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor", _sorted_weights)
+define_everywhere(
+    "lovasz_binned_weights(Tensor errors, Tensor reference, Tensor? valid, int bins, bool shared) -> Tensor",
+    _binned_weights,
+)

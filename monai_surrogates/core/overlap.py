@@ -7,8 +7,10 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from monai_surrogates.core.activation import PROBABILITIES, Activation, precise_sigmoid, probabilities_of
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
+from monai_surrogates.core.kernels.operators import has_kernel
 from monai_surrogates.core.kernels.overlap_cpu import tiled_softmax_overlap
 from monai_surrogates.core.sums import class_sum, voxel_sum
 
@@ -45,6 +47,44 @@ class Overlap(NamedTuple):
         """The counts of the whole batch taken as one image, shape (1, C); with ``sync`` of the batches of all ranks."""
         counts = torch.stack(list(self)).sum(1, keepdim=True)
         return Overlap(*(rank_sum(counts) if sync else counts))
+
+
+def overlap_of(
+    voxels: Voxels,
+    activation: Activation = PROBABILITIES,
+    *,
+    squared: bool = False,
+    soft_label: bool = False,
+    two_class: bool = False,
+) -> Overlap:
+    """Differentiable counts of a network's output: by a kernel where there is one, otherwise by their definition.
+
+    Args:
+        voxels: the network's output and the reference; see :class:`~monai_surrogates.core.inputs.Voxels`.
+        activation: from the output to probabilities.
+        squared: squared volumes; see :func:`soft_overlap`.
+        soft_label: the form for soft references; see :func:`soft_overlap`.
+        two_class: a single channel is scored as two classes.
+
+    Returns:
+        float64 counts of shape (B, C).
+
+    Examples:
+        >>> import torch
+        >>> from monai_surrogates.core.activation import read_activation
+        >>> overlap_of(Voxels(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), None), read_activation(softmax=True)).intersection
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    of_softmax = activation.kind == "softmax"
+    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", voxels.input):
+        return softmax_overlap(voxels, squared=squared)
+    if activation.function is not None:
+        voxels = voxels.zeroed()  # an activation sees no removed voxel; soft_overlap itself leaves out theirs
+    p = probabilities_of(voxels, activation, two_class=two_class)
+    complement = None
+    if squared and activation.kind == "sigmoid":
+        complement = p.input.flip(1) if two_class else precise_sigmoid(-voxels.input)
+    return soft_overlap(p, squared=squared, soft_label=soft_label, of_softmax=of_softmax, complement=complement)
 
 
 def soft_overlap(
@@ -111,12 +151,12 @@ def softmax_overlap(logits: Voxels, *, squared: bool = False) -> Overlap:
         >>> softmax_overlap(Voxels(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), None)).intersection
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
-    return Overlap(*tiled_softmax_overlap(*logits, squared))
+    return Overlap(*tiled_softmax_overlap(logits.input, logits.target, logits.valid, squared))
 
 
 def _squared_label_map_overlap(p: Tensor, voxels: Voxels, complement: Tensor | None) -> Overlap:
     """From the errors e = 1 − p_y, under softmax Σ_{k≠y} p_k: I = Σ (1 − e), and the own share of Σp² is Σ (1 − 2e + e²)."""
-    labels, num_classes = voxels.target, p.shape[1]
+    labels, num_classes = voxels.target.long(), p.shape[1]  # torch indexes by int64
     others = p.scatter(1, labels.unsqueeze(1), 0)
     errors = others.sum(1) if complement is None else complement.gather(1, labels.unsqueeze(1)).squeeze(1)
     counted = torch.ones_like(errors) if voxels.valid is None else voxels.valid.to(errors.dtype)
@@ -139,7 +179,7 @@ def _squared_mask_overlap(p: Tensor, voxels: Voxels, complement: Tensor | None) 
 
 
 def _label_map_overlap(p: Tensor, volume: Tensor, voxels: Voxels) -> tuple[Tensor, Tensor, Tensor]:
-    labels = voxels.target
+    labels = voxels.target.long()  # torch indexes by int64
     p_y = p.gather(1, labels.unsqueeze(1)).squeeze(1)  # the probability of each voxel's own class
     ones = torch.ones_like(p_y) if voxels.valid is None else voxels.valid.to(p_y.dtype)
     own, reference = (class_sum(x, labels, p.shape[1]) for x in (p_y, ones))

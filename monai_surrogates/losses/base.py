@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates.core import WEIGHTINGS, inputs
-from monai_surrogates.core.activation import choose_activation
+from monai_surrogates.core.activation import Activation, read_activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels.operators import for_this_processor, runs_tiled
+from monai_surrogates.core.kernels.operators import for_this_processor
 from monai_surrogates.losses.arguments import (
     Classes,
     Weight,
@@ -31,7 +31,6 @@ from monai_surrogates.losses.arguments import (
 class SurrogateLoss(_Loss, ABC):
     """What every loss shares: argument checks, MONAI's flags, and the batch in one form."""
 
-    activation: Callable[[Tensor], Tensor] | None
     class_weight: Tensor | None
 
     def __init__(
@@ -56,7 +55,7 @@ class SurrogateLoss(_Loss, ABC):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
-        self.activation = choose_activation(sigmoid, softmax)
+        self.activation = read_activation(sigmoid, softmax)
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
         try:
             self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
@@ -84,8 +83,7 @@ class SurrogateLoss(_Loss, ABC):
             ValueError: weights or class ids that do not fit the channels, labels out of range, or logits where probabilities
                 are expected.
         """
-        voxels = self.check(input, target)
-        loss = self._loss(voxels if self._is_tiled(voxels) else voxels.widened(), tuple(input.shape[2:]))
+        loss = self._loss(self.check(input, target))
         return for_this_processor(loss) if torch.compiler.is_compiling() else loss
 
     def check(self, input: Tensor, target: Tensor) -> Voxels:
@@ -97,22 +95,16 @@ class SurrogateLoss(_Loss, ABC):
         voxels = inputs.flatten_voxels(
             input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.of_structures()
         )
-        if not self._is_tiled(voxels):
-            voxels = voxels.zeroed()
         if self._checks_now(input):
             self._check_values(voxels)
         return voxels
-
-    def _is_tiled(self, voxels: Voxels) -> bool:
-        """Whether kernels read the batch as it is: they skip removed voxels and take labels of any type."""
-        return False
 
     def of_structures(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
         return self.sigmoid
 
     @abstractmethod
-    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
+    def _loss(self, voxels: Voxels) -> Tensor:
         """The reduced loss of a checked batch."""
 
     def _checks_now(self, input: Tensor) -> bool:
@@ -190,7 +182,7 @@ class PerClassLoss(SurrogateLoss):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        choose_activation(self.sigmoid, self.softmax, other_act)  # refuses more than one
+        self.activation = read_activation(self.sigmoid, self.softmax, other_act)
         self.other_act = other_act
         self.include_background = include_background
         if self.sync and not batch:
@@ -200,28 +192,18 @@ class PerClassLoss(SurrogateLoss):
         self.classes = check_classes(self.default_classes if classes is None else classes, include_background)
 
     @abstractmethod
-    def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Loss and reference volume of each item (or of the batch) and class of logits, or of probabilities, (B, C)."""
+    def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
+        """Loss and reference volume of each item (or of the batch) and class, (B, C), of a network's output."""
 
-    @abstractmethod
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
-        """The same from logits and a label map under softmax, as they came: see :meth:`_is_tiled`."""
-
-    def _is_tiled(self, voxels: Voxels) -> bool:
-        return self.softmax and voxels.is_label_map and runs_tiled(voxels.input)
-
-    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        if self._is_tiled(voxels):
-            loss, reference = self._tiled(voxels)
-        else:
-            loss, reference = self._per_class(voxels, spatial)
+    def _loss(self, voxels: Voxels) -> Tensor:
+        loss, reference = self._per_class(voxels, self.activation.on(voxels.input.shape[1]))
         if voxels.valid is not None:
             loss = torch.where(self._seen(voxels.valid), loss, 0)
         loss, num_classes = _nan_in_every_class(loss), loss.shape[1]
         loss, reference = self._choose(loss, num_classes), self._choose(reference, num_classes)
         if self.classes == "present":
             loss = torch.where((reference > 0) | loss.isnan(), loss, 0)
-        reduced = self._reduce(self._weigh(loss, num_classes), reference, len(spatial))
+        reduced = self._reduce(self._weigh(loss, num_classes), reference, len(voxels.spatial))
         return reduced.to(voxels.input.dtype)
 
     def _seen(self, valid: Tensor) -> Tensor:
@@ -230,26 +212,6 @@ class PerClassLoss(SurrogateLoss):
         if self.batch:
             counted = counted.sum(0, keepdim=True)
         return (rank_sum(counted) if self.sync else counted) > 0
-
-    def _scored(self, voxels: Voxels, spatial: tuple[int, ...]) -> Voxels:
-        """Probabilities, of two classes where one channel is scored as two."""
-        if not self.two_class:
-            return voxels._replace(input=self._probabilities(voxels.input, spatial))
-        if self.sigmoid:  # σ(−x) has digits that 1 − σ(x) has not
-            both = self._probabilities(torch.cat([-voxels.input, voxels.input], dim=1), spatial)
-        else:
-            foreground = self._probabilities(voxels.input, spatial)
-            both = torch.cat([1 - foreground, foreground], dim=1)
-        return _with_background(both, voxels)
-
-    def _probabilities(self, x: Tensor, spatial: tuple[int, ...]) -> Tensor:
-        if self.other_act is not None:  # somebody else's activation may look at the spatial axes
-            probabilities = self.other_act(x.reshape(*x.shape[:2], *spatial))
-            inputs.check_same_shape(probabilities, (*x.shape[:2], *spatial), "the result of other_act")
-            return inputs.at_least_float32(probabilities.flatten(2))
-        if self.activation is None or (self.softmax and x.shape[1] == 1):
-            return x
-        return inputs.at_least_float32(self.activation(x))
 
     def _check_channels(self, num_channels: int) -> None:
         if self.two_class and num_channels > 1:
@@ -300,11 +262,10 @@ class PerClassLoss(SurrogateLoss):
         self._check_probabilities(voxels)
 
     def _check_probabilities(self, voxels: Voxels) -> None:
-        if self.other_act is not None:
-            return  # its range is its author's promise
-        if self.activation is None or (self.softmax and voxels.input.shape[1] == 1):
-            cure = "softmax=True" if voxels.input.shape[1] > 1 else "sigmoid=True"
-            inputs.check_fractions(voxels.input, "input without an activation", f"for logits set {cure}.")
+        num_channels = voxels.input.shape[1]
+        if self.activation.on(num_channels).function is None:
+            cure = "softmax=True" if num_channels > 1 else "sigmoid=True"
+            inputs.check_fractions(voxels.zeroed().input, "input without an activation", f"for logits set {cure}.")
 
 
 def _nan_in_every_class(loss: Tensor) -> Tensor:
@@ -313,13 +274,6 @@ def _nan_in_every_class(loss: Tensor) -> Tensor:
     A NaN that no chosen class saw would leave a finite loss with NaN in its gradient.
     """
     return loss * torch.where(loss.isnan().any(1, keepdim=True), torch.nan, 1.0)
-
-
-def _with_background(probabilities: Tensor, voxels: Voxels) -> Voxels:
-    """Probabilities of two classes, and one channel of the target as two: 1 − y and y."""
-    _, y, valid = voxels
-    background = 1 - y if valid is None else torch.where(valid.unsqueeze(1), 1 - y, 0)  # removed voxels hold zeros
-    return Voxels(probabilities, torch.cat([background, y], dim=1), valid)
 
 
 def check_channels(loss: object, num_channels: int) -> None:

@@ -92,15 +92,15 @@ class PlainCELoss(SurrogateLoss):
             return False
         return self.to_onehot_y or (target.ndim == input.ndim and target.shape[1] == 1)
 
-    def _loss(self, voxels: Voxels, spatial: tuple[int, ...]) -> Tensor:
-        num_channels = voxels.input.shape[1]
+    def _loss(self, voxels: Voxels) -> Tensor:
+        voxels, num_channels = voxels.zeroed(), voxels.input.shape[1]
         if self.sigmoid or num_channels == 1:
             weight = self._weight_of(num_channels, voxels.input)
             loss, share = _binary_cross_entropy(voxels, weight, self.label_smoothing)
         else:
             loss, share = self._softmax_cross_entropy(voxels)
         if self.reduction == "none":
-            return loss.reshape(*loss.shape[:-1], *spatial)
+            return loss.reshape(*loss.shape[:-1], *voxels.spatial)
         return self._normalise(loss, share)
 
     def _normalise(self, loss: Tensor, share: Tensor) -> Tensor:
@@ -113,9 +113,10 @@ class PlainCELoss(SurrogateLoss):
         return (total if self.reduction == "sum" else _ratio(total, counted)).to(loss.dtype)
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        x, y, valid = voxels
+        x, y, valid, _ = voxels
         weight = self._weight_of(x.shape[1], x)
         if voxels.is_label_map:
+            y = y.long()  # torch indexes by int64
             loss = F.cross_entropy(x, y, weight, reduction="none", label_smoothing=self.label_smoothing)
         else:
             y = (1 - self.label_smoothing) * y + self.label_smoothing / x.shape[1]
@@ -207,11 +208,11 @@ def _ratio(total: Tensor, share: Tensor) -> Tensor:
 
 def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
     """Per channel and voxel: −w·y·log σ(x) − (1 − y)·log σ(−x), and what each voxel counts in the mean."""
-    x, y, valid = voxels
+    x, y, valid, _ = voxels
     w = x.new_ones(x.shape[1]) if positive_weight is None else positive_weight
     outside, inside = smoothing / 2, 1 - smoothing / 2  # the smoothed targets of 0 and 1
     if voxels.is_label_map:
-        labels = y.unsqueeze(1)
+        labels = y.long().unsqueeze(1)
         own = _bernoulli(x.gather(1, labels), inside, w[labels])
         loss = _bernoulli(x, outside, w.view(1, -1, 1)).scatter(1, labels, own)
     else:

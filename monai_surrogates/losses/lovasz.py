@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from monai_surrogates.core import inputs, lovasz_jaccard, lovasz_jaccard_binned, tiled_lovasz_binned
-from monai_surrogates.core.distributed import is_shared, rank_concat, rank_sum, rank_total
+from monai_surrogates.core import inputs
+from monai_surrogates.core.activation import Activation
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.sums import class_sum
+from monai_surrogates.core.lovasz import METHODS, lovasz_hinge_of, lovasz_of
 from monai_surrogates.losses.base import PerClassLoss
 
 if TYPE_CHECKING:
@@ -20,59 +18,17 @@ if TYPE_CHECKING:
     from monai_surrogates.losses.arguments import PerClassArguments
 
 
-METHODS = ("auto", "sort", "bins")
 MOST_BINS = 2**20  # beyond, float32 could not tell the bins of one or two channels apart
 
 
 class LovaszLoss(PerClassLoss):
     """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
 
-    bins: int
-
     def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
         super().__init__(**shared)
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
         self.method = method
-
-    def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        probabilities = self._scored(voxels, spatial)
-        return self._of_probabilities(probabilities, self._in_bins(probabilities))
-
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
-        if not self._in_bins(logits):  # asked once, because under sync it asks the other ranks
-            return self._of_probabilities(self._scored(logits.zeroed().widened(), ()), in_bins=False)
-        return tiled_lovasz_binned(
-            *logits, bins=self._num_bins(logits.input.shape[1]), batch=self.batch, sync=self.sync
-        )
-
-    def _of_probabilities(self, probabilities: Voxels, in_bins: bool) -> tuple[Tensor, Tensor]:
-        errors, reference = self._errors(probabilities)
-        counted = None if probabilities.valid is None else probabilities.valid.unsqueeze(1)
-        if self.batch:
-            errors, reference = _one_image(errors), _one_image(reference)
-            counted = None if counted is None else _one_image(counted)
-        volume = _volume(reference, counted, errors.shape[1])
-        volume = rank_sum(volume) if self.sync else volume
-        if in_bins:
-            bins = self._num_bins(errors.shape[1])
-            return lovasz_jaccard_binned(errors, reference, counted, bins=bins, sync=self.sync), volume
-        if self.sync:  # sorting needs the voxels of all ranks in one place
-            errors, reference, *rest = rank_concat(errors, reference, *([] if counted is None else [counted]))
-            counted = rest[0] if rest else None
-        return lovasz_jaccard(errors, reference, counted), volume
-
-    def _num_bins(self, num_channels: int) -> int:
-        """One or two channels have few errors to count, and large ones: there finer bins cost little and are worth it."""
-        return self.bins * (4 if num_channels <= 2 else 1)
-
-    def _in_bins(self, voxels: Voxels) -> bool:
-        """Whether errors are put into bins instead of being sorted."""
-        return self.method == "bins"
-
-    @abstractmethod
-    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """The error of each voxel and class, (B, C, N), and the reference: labels (B, 1, N), or (B, C, N) bool."""
 
     def _check_values(self, voxels: Voxels) -> None:
         super()._check_values(voxels)
@@ -132,26 +88,16 @@ class LovaszSoftmaxLoss(LovaszLoss):
             raise ValueError(f"bins must be at least 1, a whole number, and at most {MOST_BINS}, but is {bins!r}.")
         self.bins = bins
 
-    def _in_bins(self, voxels: Voxels) -> bool:
-        if self.method != "auto" or self.other_act is not None:
-            return self.method == "bins"
-        items, channels, size = voxels.input.shape
-        few = 2 * self._num_bins(channels)  # up to there sorting costs about as little as bins do
-        size *= items if self.batch else 1
-        if self.sync and is_shared():
-            # Ranks choose alike: by the size of the whole batch; on a GPU, which reading it would stop, always bins.
-            return voxels.input.is_cuda or int(rank_total(torch.tensor(size))) > few
-        return size > few
-
-    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """|p − y|."""
-        p, y = voxels.input, voxels.target
-        if not voxels.is_label_map:
-            return (p - y).abs(), y > 0.5
-        labels = y.unsqueeze(1)
-        if self.softmax and p.shape[1] == 2:  # the same for both classes
-            return (p[:, 1:] - labels).abs().expand_as(p), labels
-        return p.scatter(1, labels, 1 - p.gather(1, labels)).abs(), labels
+    def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
+        return lovasz_of(
+            voxels,
+            activation,
+            method=self.method,
+            bins=self.bins,
+            batch=self.batch,
+            sync=self.sync,
+            two_class=self.two_class,
+        )
 
 
 class LovaszHingeLoss(LovaszLoss):
@@ -194,33 +140,13 @@ class LovaszHingeLoss(LovaszLoss):
             raise ValueError(
                 "LovaszHingeLoss has no two_class form; use LovaszSoftmaxLoss(sigmoid=True, two_class=True)."
             )
-        self.activation = None
 
-    def _errors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """max(0, 1 − x) in the reference, max(0, 1 + x) outside."""
-        x = voxels.input
-        if not voxels.is_label_map:
-            y = voxels.target > 0.5
-            return torch.where(y, 1 - x, 1 + x).clamp_min(0), y
-        labels = voxels.target.unsqueeze(1)
-        return (1 + x).scatter(1, labels, 1 - x.gather(1, labels)).clamp_min(0), labels
+    def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
+        return lovasz_hinge_of(voxels, batch=self.batch, sync=self.sync)
 
     def of_structures(self) -> bool:
         """Always: each channel is a structure of its own."""
         return True
 
     def _check_probabilities(self, voxels: Voxels) -> None:
-        """Logits may be anything."""
-
-
-def _volume(reference: Tensor, counted: Tensor | None, num_classes: int) -> Tensor:
-    """Voxels of each item and class, (B, C)."""
-    if reference.dtype == torch.bool:
-        return (reference if counted is None else reference & counted).sum(-1).double()
-    ones = torch.ones_like(reference, dtype=torch.bool) if counted is None else counted
-    return class_sum(ones[:, 0], reference[:, 0], num_classes)
-
-
-def _one_image(x: Tensor) -> Tensor:
-    """(B, C, N) → (1, C, B·N): the batch as one image."""
-    return x.transpose(0, 1).flatten(1).unsqueeze(0)
+        """Logits may be any numbers."""

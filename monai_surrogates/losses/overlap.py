@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from monai_surrogates.core import Overlap, soft_overlap, softmax_overlap, structure_smoothing, tversky_index
-from monai_surrogates.core.activation import precise_sigmoid
+from monai_surrogates.core import structure_smoothing, tversky_index
+from monai_surrogates.core.activation import Activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels, plain_tensor
+from monai_surrogates.core.overlap import overlap_of
 from monai_surrogates.losses.arguments import PerClassArguments
 from monai_surrogates.losses.base import PerClassLoss
 
@@ -71,26 +72,10 @@ class OverlapLoss(PerClassLoss):
         self.soft_label = soft_label
         self.register_buffer("structure_volumes", _read_volumes(smoothing, shared.get("structure_volumes")))
 
-    def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        probabilities = self._scored(voxels, spatial)
-        return self._of_overlap(
-            soft_overlap(
-                probabilities,
-                squared=self.squared_pred,
-                soft_label=self.soft_label,
-                of_softmax=self.softmax and voxels.input.shape[1] > 1,
-                complement=self._complement(voxels, probabilities) if self.squared_pred and self.sigmoid else None,
-            )
+    def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
+        overlap = overlap_of(
+            voxels, activation, squared=self.squared_pred, soft_label=self.soft_label, two_class=self.two_class
         )
-
-    def _complement(self, voxels: Voxels, probabilities: Voxels) -> Tensor:
-        """1 − p of a sigmoid, from the logits."""
-        return probabilities.input.flip(1) if self.two_class else precise_sigmoid(-voxels.input)
-
-    def _tiled(self, logits: Voxels) -> tuple[Tensor, Tensor]:
-        return self._of_overlap(softmax_overlap(logits, squared=self.squared_pred))
-
-    def _of_overlap(self, overlap: Overlap) -> tuple[Tensor, Tensor]:
         smooth_nr, smooth_dr = self._smoothing_of(overlap.reference)
         if self.batch:
             overlap = overlap.pooled(self.sync)

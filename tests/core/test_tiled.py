@@ -16,9 +16,9 @@ from monai_surrogates.core import (
 )
 from monai_surrogates.core.activation import precise_softmax
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels import sorting, tiles
+from monai_surrogates.core.kernels import operators, tiles
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
-from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, base
+from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss
 from tests.inside import InsideOperators
 
 pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
@@ -90,12 +90,12 @@ def errors_of(voxels, batch):
 def test_binned_lovasz_is_that_of_the_errors(bins, batch, drawn):
     voxels = random_logits(**drawn)
     assert_same(
-        lambda v: tiled_lovasz_binned(*v, bins=bins, batch=batch)[0],
+        lambda v: tiled_lovasz_binned(*v[:3], bins=bins, batch=batch)[0],
         lambda v: lovasz_jaccard_binned(*errors_of(v, batch), bins=bins),
         voxels,
         drawn["seed"],
     )
-    volume = tiled_lovasz_binned(*voxels, bins=bins, batch=batch)[1]
+    volume = tiled_lovasz_binned(*voxels[:3], bins=bins, batch=batch)[1]
     assert torch.equal(volume.long(), errors_of(voxels, batch)[1].sum(-1))
 
 
@@ -103,7 +103,7 @@ def test_binned_lovasz_is_that_of_the_errors(bins, batch, drawn):
 @pytest.mark.parametrize("offset", [-300.0, 300.0])
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
 def test_logits_beyond_the_range_of_exp_are_those_of_their_softmax(loss, offset):
-    x, y, _ = random_logits(1, 2, 3, 80, ignoring=False, dtype=torch.float32)
+    x, y, *_ = random_logits(1, 2, 3, 80, ignoring=False, dtype=torch.float32)
     x[..., ::2] += offset  # float32's exp ends at 88; a softmax does not see the difference
     assert_close_to_double(loss, x, y)
 
@@ -111,7 +111,7 @@ def test_logits_beyond_the_range_of_exp_are_those_of_their_softmax(loss, offset)
 @pytest.mark.parametrize("other", [-79.0, -95.0, -1e4, -torch.inf])
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
 def test_classes_that_are_ruled_out_have_no_probability_and_no_gradient(loss, other):
-    x, y, _ = random_logits(1, 2, 4, 4000, ignoring=False, dtype=torch.float32)
+    x, y, *_ = random_logits(1, 2, 4, 4000, ignoring=False, dtype=torch.float32)
     x[:, 3], y = other, y.clamp_max(2)
     assert_close_to_double(loss, x, y)
     # e^-79 is 5e-35, the other logits lie within ±15, and no slope is above 1
@@ -190,7 +190,7 @@ def test_labels_say_what_masks_say(drawn):
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("squared", [False, True])
 def test_the_overlap_can_be_differentiated_twice(classes, squared, ignoring):
-    x, y, valid = random_logits(0, 2, classes, 6, ignoring)
+    x, y, valid, _ = random_logits(0, 2, classes, 6, ignoring)
 
     def overlap(x):
         return softmax_overlap(Voxels(x, y, valid), squared=squared)[:2]
@@ -204,7 +204,7 @@ def test_binned_lovasz_can_be_differentiated_twice(classes, ignoring):
     voxels = random_logits(0, 2, classes, 6, ignoring)
     second = []
     for loss in (
-        lambda x: tiled_lovasz_binned(x, *voxels[1:], bins=64)[0],
+        lambda x: tiled_lovasz_binned(x, *voxels[1:3], bins=64)[0],
         lambda x: lovasz_jaccard_binned(*errors_of(voxels._replace(input=x), batch=False), bins=64),
     ):
         x = voxels.input.clone().requires_grad_()
@@ -217,7 +217,7 @@ def test_binned_lovasz_can_be_differentiated_twice(classes, ignoring):
 def test_logits_that_are_not_finite_make_the_loss_nan_and_nothing_worse(classes):
     voxels = random_logits(0, 2, classes, 50, ignoring=False)
     voxels.input[0, 0, 3], voxels.input[1, 1, 4] = torch.nan, torch.inf
-    loss, _ = tiled_lovasz_binned(*voxels, bins=16)
+    loss, _ = tiled_lovasz_binned(*voxels[:3], bins=16)
     assert loss.isnan().any()
     assert softmax_overlap(voxels).prediction.isnan().any()
 
@@ -231,7 +231,7 @@ def test_labels_of_every_type_give_the_same_and_nothing_is_written_to_the_inputs
     loss = (LovaszSoftmaxLoss if "method" in settings else SoftDiceLoss)(
         softmax=True, to_onehot_y=True, ignore_index=ignored, **settings
     )
-    x, y, _ = random_logits(5, 2, classes, 300, ignoring=False, dtype=torch.float32)
+    x, y, *_ = random_logits(5, 2, classes, 300, ignoring=False, dtype=torch.float32)
     y = y.unsqueeze(1)
     if ignored is not None:
         y[..., :20] = ignored
@@ -366,6 +366,7 @@ def test_operators_are_what_they_tell_the_compiler(classes, layout, ignoring):
         (ops.softmax_overlap, (x, y, valid, False)),
         (ops.softmax_overlap_backward, (x, y, valid, False, kept, torch.rand(3, 2, classes))),
         (ops.lovasz_sorted_weights, (errors, labels, None if valid is None else valid.unsqueeze(1))),
+        (ops.lovasz_weights_by_row, (errors, labels, None if valid is None else valid.unsqueeze(1))),
     ]
     binned = ops.lovasz_two_classes if classes == 2 else ops.lovasz_softmax
     backward = ops.lovasz_two_classes_backward if classes == 2 else ops.lovasz_softmax_backward
@@ -380,8 +381,7 @@ def test_operators_are_what_they_tell_the_compiler(classes, layout, ignoring):
 
 @pytest.fixture
 def untiled(monkeypatch):
-    for module in (base, sorting):
-        monkeypatch.setattr(module, "runs_tiled", lambda x: False)
+    monkeypatch.setattr(operators, "KERNELS", {})
 
 
 FORMS = {
@@ -399,7 +399,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_of_a_gpu_is_that_of_the_tiles(form, classes, ignored, request):
     loss, settings = FORMS[form]
-    x, y, _ = random_logits(3, 2, classes, 5000, ignoring=False)
+    x, y, *_ = random_logits(3, 2, classes, 5000, ignoring=False)
     y = y.unsqueeze(1)
     if ignored is not None:
         y[..., :50] = ignored
@@ -421,7 +421,7 @@ def test_the_form_of_a_gpu_is_that_of_the_tiles(form, classes, ignored, request)
 def test_logits_that_are_not_finite_mean_the_same_in_every_form(form, classes, value, request):
     """−inf is a class ruled out, +inf and NaN make loss and gradient NaN; of each channel, right or wrong."""
     loss, settings = FORMS[form]
-    x, y, _ = random_logits(3, 2, classes, 200, ignoring=False)
+    x, y, *_ = random_logits(3, 2, classes, 200, ignoring=False)
     cases = [(channel, label) for channel in range(classes) for label in range(classes)]
 
     def values_and_gradients():

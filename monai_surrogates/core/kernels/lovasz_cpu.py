@@ -16,7 +16,7 @@ from torch import Tensor
 from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.distributed import is_shared, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.kernels.operators import LIBRARY, describe, implement, shaped_as_first
 from monai_surrogates.core.kernels.tiles import (
     balance,
     exponentials,
@@ -266,7 +266,11 @@ def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: A
     return loss, volume, cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
 
 
-implement("lovasz_softmax", _lovasz_softmax, _nothing)
-implement("lovasz_softmax_backward", _lovasz_softmax_backward, shaped_as_first)
-implement("lovasz_two_classes", _lovasz_two_classes, _nothing_of_two)
-implement("lovasz_two_classes_backward", _lovasz_two_classes_backward, shaped_as_first)
+implement("lovasz_softmax", _lovasz_softmax, device="cpu")
+implement("lovasz_softmax_backward", _lovasz_softmax_backward, device="cpu", pays_from=None)
+implement("lovasz_two_classes", _lovasz_two_classes, device="cpu")
+implement("lovasz_two_classes_backward", _lovasz_two_classes_backward, device="cpu", pays_from=None)
+describe("lovasz_softmax", _nothing)
+describe("lovasz_softmax_backward", shaped_as_first)
+describe("lovasz_two_classes", _nothing_of_two)
+describe("lovasz_two_classes_backward", shaped_as_first)

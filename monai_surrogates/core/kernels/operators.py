@@ -11,15 +11,39 @@ from torch import Tensor
 from torch.library import Library
 
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
-LEAST = 2**17  # numbers in an image from which on it pays to take them one by one
-FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what runs behind each operator, on a CPU
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what runs behind each operator on a CPU
+KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers in an image from which on a kernel pays
+SMALL_IMAGE = 2**17  # below it a kernel's calls, for each item, cost more than torch's operators on all items at once
 
 
-def implement(name: str, on_cpu: Callable[..., Any], on_meta: Callable[..., Any]) -> None:
-    """Give an operator its two forms; autocast would turn the products inside to half precision."""
-    FUNCTIONS[name] = torch.autocast("cpu", enabled=False)(on_cpu)
-    LIBRARY.impl(name, FUNCTIONS[name], "CPU")
-    LIBRARY.impl(name, on_meta, "Meta")
+def implement(name: str, form: Callable[..., Any], *, device: str, pays_from: int | None = SMALL_IMAGE) -> None:
+    """Give an operator its form for a device.
+
+    Args:
+        name: an operator that is defined.
+        form: its function; autocast, which would turn the products inside to half precision, is off in it.
+        device: torch's device type, such as ``"cpu"``.
+        pays_from: numbers in an image from which on :func:`has_kernel` chooses the form; None for an operator that is not
+            chosen, such as a backward pass.
+    """
+    form = torch.autocast(device, enabled=False)(form)
+    LIBRARY.impl(name, form, device.upper())
+    if device == "cpu":
+        FUNCTIONS[name] = form
+    if pays_from is not None:
+        KERNELS[name, device] = pays_from
+
+
+def describe(name: str, form: Callable[..., Any]) -> None:
+    """Say what shapes an operator gives, for the compiler and the meta device."""
+    LIBRARY.impl(name, form, "Meta")
+
+
+def has_kernel(name: str, x: Tensor) -> bool:
+    """Whether an operator has a form of its own for the device of a batch (B, ..., N), and pays for images of its size."""
+    pays_from = KERNELS.get((name, x.device.type))
+    of_item = math.prod(x.shape[1:]) if x.ndim > 1 else x.numel()
+    return pays_from is not None and of_item >= pays_from
 
 
 def define_everywhere(schema: str, function: Callable[..., Any]) -> None:
@@ -33,15 +57,6 @@ def define_everywhere(schema: str, function: Callable[..., Any]) -> None:
 def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
     """What an operator gives on the meta device whose result has the shape of its first argument."""
     return torch.empty_like(first, memory_format=torch.contiguous_format)
-
-
-def runs_tiled(x: Tensor) -> bool:
-    """Whether the kernels, which go from item to item, run where a batch is: on a CPU, or without values on the meta device.
-
-    On small images the calls would cost more than the arithmetic, and torch's operators take all items at once.
-    """
-    of_item = math.prod(x.shape[1:]) if x.ndim > 1 else x.numel()
-    return x.device.type in ("cpu", "meta") and of_item >= LEAST
 
 
 class _ForThisProcessor(torch.autograd.Function):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monai_surrogates.core.activation import softmax_slopes
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels.operators import LIBRARY, implement, shaped_as_first
+from monai_surrogates.core.kernels.operators import LIBRARY, describe, implement, shaped_as_first
 from monai_surrogates.core.kernels.tiles import (
     balance,
     exponentials,
@@ -121,8 +121,8 @@ def _slopes(
 
 def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, slopes: Tensor) -> Tensor:
     """The same by torch's own operators."""
-    voxels, slopes = Voxels(logits, labels, valid).zeroed().widened(), slopes.to(logits.dtype)
-    p, labels, (of_own, of_volume, _) = voxels.input.softmax(1), voxels.target.unsqueeze(1), slopes.unsqueeze(-1)
+    p, labels = Voxels(logits, labels, valid).zeroed().input.softmax(1), labels.long().unsqueeze(1)
+    of_own, of_volume, _ = slopes.to(logits.dtype).unsqueeze(-1)
     of_p = (2 * p if squared else torch.ones_like(p)) * of_volume
     of_p = of_p.scatter_add(1, labels, of_own.expand_as(p).gather(1, labels))
     return softmax_slopes(p, of_p if valid is None else of_p * valid.unsqueeze(1))
@@ -231,5 +231,7 @@ def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bo
     return logits.new_empty(3, batch, num_classes, dtype=torch.float64), kept
 
 
-implement("softmax_overlap", _counts, _no_counts)
-implement("softmax_overlap_backward", _slopes, shaped_as_first)
+implement("softmax_overlap", _counts, device="cpu")
+implement("softmax_overlap_backward", _slopes, device="cpu", pays_from=None)
+describe("softmax_overlap", _no_counts)
+describe("softmax_overlap_backward", shaped_as_first)
