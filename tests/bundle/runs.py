@@ -12,6 +12,8 @@ from typing import Any
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
+from tests.processes import run_module
+
 # What makes a run small; the network halves each axis three times.
 PATCH = [16, 16, 8]
 SMALL = {"patch_size": PATCH, "folds": 3, "num_workers": 0, "val_interval": 1}
@@ -29,12 +31,19 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
 
 
-def run_bundle(cwd: Path, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs ``python -m monai.bundle run ...`` in the folder cwd; with check, a failure shows the end of its log."""
-    command = [sys.executable, "-m", "monai.bundle", "run", *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+def run_bundle(cwd: Path, *args: str, check: bool = True, anew: bool = False) -> subprocess.CompletedProcess[str]:
+    """Runs ``python -m monai.bundle run ...`` in the folder cwd; with check, a failure shows the end of its log.
+
+    The process is forked from one that has imported MONAI, or started anew, as a shell does.
+    """
+    arguments = ["run", *map(str, args)]
+    if anew:
+        command, settings = [sys.executable, "-m", "monai.bundle", *arguments], {"cwd": cwd, "env": environment()}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **settings)
+    else:
+        done = run_module("monai.bundle", arguments, cwd, environment())
     if check:
-        shown = f"{' '.join(command)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
+        shown = f"{' '.join(arguments)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
         assert done.returncode == 0, f"exit code {done.returncode} of {shown}"
     return done
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from tests.bundle.runs import (
     warnings_in,
 )
 from tests.bundle.test_switching import TRAIN, WAYS
+from tests.processes import start_module
 
 slow = pytest.mark.slow
 
@@ -126,15 +126,18 @@ def test_a_schedule_that_the_training_does_not_reach_warns(bundle: Path, task: P
 
 def killed_in(epoch: int, root: Path, *arguments: str) -> None:
     """Starts a training, and ends it with SIGKILL after the first iteration of an epoch."""
-    command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
-    with subprocess.Popen(
-        command, cwd=root, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        for line in process.stdout or ():
-            if f"Epoch: {epoch}/" in line and "Iter: 1/" in line:
-                process.kill()
-                break
-    assert process.returncode == -signal.SIGKILL
+    printed = root.parent / "printed"
+    process = start_module("monai.bundle", ["run", *arguments], root, environment(), printed)
+    begun = re.compile(rf"Epoch: {epoch}/\d+, Iter: 1/")
+    while process.is_alive() and not begun.search(text_of(printed.with_suffix(".out"))):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 # The switch comes after 3 epochs of 6, and the ramp takes 2: the kill falls into the middle of it.

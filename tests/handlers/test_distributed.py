@@ -1,17 +1,16 @@
 """Scores over ranks are those of one process: uneven ranks, ranks without an image, images that a sampler repeated."""
 
 import logging
-import socket
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
 from monai_surrogates.handlers import PerImageDice, PerImageIoU, PerImageSummary
+from tests.processes import results_of_ranks
 
 # file names of the images of each rank
 RANKS = {
@@ -86,11 +85,7 @@ def rank_main(rank, world_size, port, results):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_score_what_one_process_scores(world_size):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (world_size, port, results), nprocs=world_size)
+    results = results_of_ranks(rank_main, world_size)
     for case, names in cases_of(world_size).items():
         every = [name for of_rank in names for name in of_rank]
         repeated = case.startswith("a repeated")

@@ -1,13 +1,11 @@
 """The handler tells a schedule the epoch, and everybody else what is trained."""
 
 import logging
-import socket
 import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
@@ -19,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from monai_surrogates.handlers import ObjectiveSchedule
 from monai_surrogates.losses import CrossEntropyToSoftDiceLoss, PlainCELoss, ScheduledLoss, SoftDiceLoss
+from tests.processes import results_of_ranks
 
 FLAGS = {"softmax": True, "to_onehot_y": True}
 SCHEDULE = {0: "cross_entropy", 2: "soft_dice"}
@@ -265,9 +264,9 @@ def new_network():
     return nn.Conv1d(2, 3, 1).double()
 
 
-def rank_main(rank, port, results):
+def rank_main(rank, world_size, port, results):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     x, y = (t[ITEMS[rank]] for t in whole_batch())
     loss = ScheduledLoss(**RAMP, sync=True)
     results[rank] = parameters_of_each_epoch(DistributedDataParallel(new_network()), loss, x, y)
@@ -276,11 +275,7 @@ def rank_main(rank, port, results):
 
 @pytest.mark.slow
 def test_two_ranks_train_through_a_ramp_as_one_process_does():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (port, results), nprocs=2)
+    results = results_of_ranks(rank_main, 2)
     expected = parameters_of_each_epoch(new_network(), ScheduledLoss(**RAMP), *whole_batch())
     assert len(expected) == 5
     for rank in ITEMS:

@@ -1,15 +1,13 @@
 """sync=True: loss and parameter gradients under DistributedDataParallel are those of one process on the whole batch."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from monai_surrogates import losses
 from monai_surrogates.core.kernels import operators
+from tests.processes import results_of_ranks
 
 VOXELS = {"softmax": True, "to_onehot_y": True, "ignore_index": 9}
 LABELS = {**VOXELS, "batch": True}
@@ -93,12 +91,6 @@ def loss_and_gradients(model, loss, x, y):
     return value.detach(), [p.grad.clone() for p in model.parameters()]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def rank_main(rank, world_size, port, results):
     torch.set_num_threads(1)
     operators.KERNELS = dict.fromkeys(operators.KERNELS, 0)  # the kernels for large images
@@ -123,8 +115,7 @@ def rank_main(rank, world_size, port, results):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", ITEMS)
 def test_ranks_together_are_one_process(world_size):
-    results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (world_size, free_port(), results), nprocs=world_size)
+    results = results_of_ranks(rank_main, world_size)
     x, *targets = whole_batch(world_size)
     for name, (cls, arguments) in CASES.items():
         value, gradients = loss_and_gradients(network(), cls(**arguments), x, target_of(arguments, *targets))

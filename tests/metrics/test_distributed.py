@@ -1,16 +1,15 @@
 """Two and three processes with uneven shares, one of them without an image, give what one process gives."""
 
 import os
-import socket
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from monai_surrogates.core import ShapeMismatchError
 from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageScores
+from tests.processes import results_of_ranks
 
 SHARES = {2: [(3, 2), (4, 0), (0, 1), (0, 0)], 3: [(1, 0, 3), (2, 1, 2), (0, 0, 4)]}  # images of each rank
 METRICS = {"dice": PerImageDiceMetric, "iou": PerImageIoUMetric, "scores": PerImageScores}
@@ -57,17 +56,10 @@ def rank_main(rank, world_size, port, told):
     dist.destroy_process_group()
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", SHARES)
 def test_ranks_together_are_one_process(world_size):
-    told = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (world_size, free_port(), told), nprocs=world_size)
+    told = results_of_ranks(rank_main, world_size)
     for shares in SHARES[world_size]:
         for name, metric_class in METRICS.items():
             metric = metric_class(**SETTINGS)
