@@ -18,10 +18,16 @@ from typing import Any
 import torch.multiprocessing
 
 CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
-# what a bundle run imports before it reads its config; the package itself must be found by the config
-CONTEXT.set_forkserver_preload(
-    ["ignite.distributed", "monai.bundle", "monai.engines", "tensorboard", "torch.distributed"]
-)
+# what every bundle run imports sooner or later; the package itself must be found by the config
+PRELOADED = [
+    "monai.bundle",
+    "monai.engines",
+    "nibabel",
+    "torch._dynamo",
+    "torch.distributed",
+    "torch.utils.tensorboard",
+]
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
 def start_module(
@@ -60,14 +66,19 @@ def results_of_ranks(rank_main: Callable[..., None], world_size: int, *arguments
 
     A rank that fails fails the test, with its traceback.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with CONTEXT.Manager() as manager:
         results = manager.dict()
-        arguments = (world_size, port, results, *arguments)
+        arguments = (world_size, free_port(), results, *arguments)
         torch.multiprocessing.start_processes(rank_main, arguments, nprocs=world_size, start_method="forkserver")
         return dict(results)
+
+
+def free_port() -> int:
+    """A port on which ranks may meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _run_module(module: str, arguments: list[str], cwd: str, environment: dict[str, str], output: str) -> None:
@@ -76,6 +87,7 @@ def _run_module(module: str, arguments: list[str], cwd: str, environment: dict[s
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    multiprocessing.set_start_method(None, force=True)  # what the run starts, it starts in the platform's own way
     sys.argv = [module, *arguments]
     sys.path.insert(0, cwd)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from monai_surrogates.data import write_synthetic_task
-from tests.bundle.runs import SMALL, as_arguments, logged, run_workflow
+from tests.bundle.runs import SMALL, as_arguments, environment, logged, run_workflow
+from tests.processes import completed, free_port, start_module
 
 CONFIGS = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
 
@@ -25,15 +26,36 @@ def torchrun(cwd: Path, **overrides: object) -> str:
     return done.stdout + done.stderr
 
 
+def two_ranks(cwd: Path, **overrides: object) -> str:
+    """The same, with two forked processes in the environment that torchrun gives."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    arguments = ["run", "--config_file", CONFIGS, *as_arguments(**overrides)]
+    outputs = [cwd.parent / f"rank{rank}" for rank in range(2)]
+    processes = [
+        start_module(
+            "monai.bundle",
+            arguments,
+            cwd,
+            {**environment(), **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            output,
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    done = [completed(process, arguments, output) for process, output in zip(processes, outputs, strict=True)]
+    log = "".join(each.stdout + each.stderr for each in done)
+    assert [each.returncode for each in done] == [0, 0], log[-6000:]
+    return log
+
+
 # with three folds: more validating images than ranks, and fewer, so that the sampler repeats one
 @pytest.mark.slow
-@pytest.mark.parametrize(("images", "validating"), [(14, 3), (4, 1)])
+@pytest.mark.parametrize(("start", "images", "validating"), [(torchrun, 14, 3), (two_ranks, 4, 1)])
 def test_two_processes_score_as_one(
-    new_bundle: Callable[[], Path], tmp_path: Path, images: int, validating: int
+    new_bundle: Callable[[], Path], tmp_path: Path, start: Callable[..., str], images: int, validating: int
 ) -> None:
     task = write_synthetic_task(tmp_path / "task", seed=1, num_training=images, num_test=0, shape=(16, 16, 8))
     root = new_bundle()
-    log = torchrun(root, dataset_dir=task, epochs=1, **SMALL)
+    log = start(root, dataset_dir=task, epochs=1, **SMALL)
     alone = run_workflow(
         root,
         "train",
@@ -53,10 +75,10 @@ def test_two_processes_follow_a_schedule_and_resume_in_it(new_bundle: Callable[[
     settings = {**SMALL, "dataset_dir": task, "objective": "cross_entropy_to_soft_dice", "val_interval": 5}
     settings |= {"loss#switch_epoch": 2, "loss#ramp": 1, "lr_scheduler#T_max": 3}
     whole, stopped = new_bundle(), new_bundle()
-    log = torchrun(whole, epochs=3, **settings)
+    log = two_ranks(whole, epochs=3, **settings)
     assert log.count("trains cross_entropy 0.5, soft_dice 0.5.") == 1  # rank 0 alone says it
-    torchrun(stopped, epochs=2, **settings)
-    rest = torchrun(stopped, epochs=3, resume=True, **settings)
+    two_ranks(stopped, epochs=2, **settings)
+    rest = two_ranks(stopped, epochs=3, resume=True, **settings)
     assert "after 2 epochs." in rest
     assert logged("train_loss", rest) == logged("train_loss", log)[-len(logged("train_loss", rest)) :]
     networks = [torch.load(root / "models" / "last.pt", weights_only=True)["model"] for root in (whole, stopped)]
