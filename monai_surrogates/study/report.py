@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from monai_surrogates.metrics.intervals import RESAMPLES
+from monai_surrogates.statistics import RESAMPLES
 from monai_surrogates.study import plots, scores
 from monai_surrogates.study.plan import Study, StudyCell, write_text
 

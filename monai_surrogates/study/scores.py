@@ -11,7 +11,7 @@ import torch
 
 from monai_surrogates import data
 from monai_surrogates.core import Overlap, dice_score, hard_overlap, jaccard_score
-from monai_surrogates.metrics import mean_interval
+from monai_surrogates.statistics import mean_interval
 from monai_surrogates.study.plan import Study, StudyCell
 
 COLUMNS = ["objective", "image", "class", "dice", "iou"]
