@@ -1,14 +1,12 @@
 """Per-image scores as MONAI cumulative metrics."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from monai_surrogates.metrics.base import OverlapMetric
 from monai_surrogates.metrics.per_image import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric
 from monai_surrogates.metrics.scores import PerImageScores
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from monai_surrogates.statistics import MeanInterval, mean_interval
 
 __all__ = [
@@ -22,7 +20,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """The names that need SciPy, which metrics do without. They stand in no ``dir``, or MONAI's scan would import it."""
     if name in ("MeanInterval", "mean_interval"):
         from monai_surrogates import statistics
