@@ -52,7 +52,7 @@ class PerImageScores(OverlapMetric):
         return Overlap(*self._rows().unbind(-1))
 
     def table(self) -> ScoreTable:
-        """The scores of all images so far; the same table, already read, as long as there are no other counts.
+        """The scores of all images so far; the same table for the same counts, so that each score is computed once.
 
         Raises:
             ValueError: nothing was collected.

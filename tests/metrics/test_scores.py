@@ -217,7 +217,7 @@ def test_the_table_follows_the_images_and_the_selection(lesions):
 
 
 @pytest.mark.parametrize("reading", READINGS)
-def test_whoever_reads_may_change_what_he_was_given(lesions, reading):
+def test_a_caller_may_change_the_scores_that_it_got(lesions, reading):
     expected = getattr(lesions, reading)()
     found = getattr(lesions, reading)()
     for name, values in found.items():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from monai_surrogates.core import Overlap, ScoreTable
+from monai_surrogates.metrics import PerImageScores
 from monai_surrogates.study.scores import (
     ScoredCell,
     class_scores,
@@ -56,6 +57,16 @@ def test_an_image_is_the_mean_of_its_defined_classes_and_undefined_images_do_not
     assert summary["iou"]["mean"] == pytest.approx((2 / 3 + (3 / 7 + 1 / 9) / 2) / 2)
     assert summary["dice"]["images"] == 2
     assert summary["seconds_per_epoch"] == 1.5
+
+
+def test_a_study_and_a_metric_give_the_same_interval_of_the_same_masks():
+    prediction, reference = torch.randint(0, 4, (2, 12, 1, 3, 4), generator=torch.Generator().manual_seed(0))
+    metric = PerImageScores(num_classes=4, include_background=False)
+    metric(prediction, reference)
+    scored = ScoredCell("soft_dice", tuple("abcdefghijkl"), metric.table())
+    summary = summarise(image_means([scored]), "soft_dice", None)
+    assert summary["dice"] == metric.interval("dice")._asdict()
+    assert summary["iou"] == metric.interval("iou")._asdict()
 
 
 def test_a_mask_of_one_class_everywhere_scores_that_class_alone():
