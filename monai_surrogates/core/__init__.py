@@ -18,6 +18,7 @@ from monai_surrogates.core.scores import (
     structure_smoothing,
     tversky_index,
 )
+from monai_surrogates.core.table import ScoreTable
 from monai_surrogates.core.weights import WEIGHTINGS, class_weights, positive_weights
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "WEIGHTINGS",
     "Overlap",
     "OverlapCounter",
+    "ScoreTable",
     "ShapeMismatchError",
     "class_weights",
     "dice_score",

@@ -176,6 +176,12 @@ def check_empty_rule(empty: str) -> None:
         raise ValueError(f"empty must be one of {', '.join(EMPTY_RULES)}, but is {empty!r}.")
 
 
+def check_score_name(score: str) -> None:
+    """Raise a ValueError unless the score is one of SCORES."""
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, but is {score!r}.")
+
+
 def choose_empty_rule(empty: str | None, ignore_empty: bool | None) -> str:
     """The rule that our ``empty`` and MONAI's ``ignore_empty`` name together; ``"ignore"`` where both are None.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from monai.utils import MetricReduction
 from torch import Tensor
 
-from monai_surrogates.core import SCORES
+from monai_surrogates.core.scores import check_score_name
 from monai_surrogates.handlers.base import OverlapHandler, class_keys
 from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric, PerImageScores
 
@@ -148,18 +148,17 @@ class PerImageSummary(OverlapHandler):
         drop_repeats: bool = True,
         **metric: Any,
     ) -> None:
-        if score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, but is {score!r}.")
+        check_score_name(score)
         self.score = score
         super().__init__(PerImageScores(**metric), output_transform, save_details, drop_repeats)
 
     def readings(self) -> dict[str, float | Tensor]:
         """The summary, and the scores of each class."""
-        summary = self.metric_fn.aggregate()
-        by_label = self.metric_fn.by_label()
+        table = self.metric_fn.table()
+        summary = table.aggregate
         of_classes = {
             f"{key}/{name}": value
-            for key, values in zip(class_keys(self.metric_fn.class_labels), by_label.values(), strict=True)
+            for key, values in zip(class_keys(table.labels), table.by_label.values(), strict=True)
             for name, value in values.items()
         }
         return {"": summary[self.score], "defined": summary[f"defined_{self.score}"], **summary, **of_classes}

@@ -1,9 +1,13 @@
 """Per-image scores as MONAI cumulative metrics."""
 
+import typing as _typing
+
 from monai_surrogates.metrics.base import OverlapMetric
-from monai_surrogates.metrics.intervals import MeanInterval, mean_interval
 from monai_surrogates.metrics.per_image import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric
 from monai_surrogates.metrics.scores import PerImageScores
+
+if _typing.TYPE_CHECKING:
+    from monai_surrogates.statistics import MeanInterval, mean_interval
 
 __all__ = [
     "MeanInterval",
@@ -14,3 +18,12 @@ __all__ = [
     "PerImageScores",
     "mean_interval",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """The names that need SciPy, which metrics do without. They stand in no ``dir``, or MONAI's scan would import it."""
+    if name in ("MeanInterval", "mean_interval"):
+        from monai_surrogates import statistics
+
+        return getattr(statistics, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,17 +12,16 @@ from matplotlib.figure import Figure
 
 from monai_surrogates import data
 from monai_surrogates.study.plan import Study, StudyCell
-from monai_surrogates.study.scores import image_name, per_image_means, prediction_file
+from monai_surrogates.study.scores import image_name, prediction_file
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#ffd23f", "#ee4266"
 
 
-def plot_per_image(table: pd.DataFrame, objectives: list[str], path: Path) -> None:
-    """One dot per image and a box per objective, Dice beside IoU."""
+def plot_per_image(means: pd.DataFrame, objectives: list[str], path: Path) -> None:
+    """One dot per image and a box per objective, Dice beside IoU, from :func:`~monai_surrogates.study.scores.image_means`."""
     figure = Figure(figsize=(11, 0.7 * len(objectives) + 1.6), layout="constrained")
     for axes, score, name in zip(figure.subplots(1, 2, sharey=True), ("dice", "iou"), ("Dice", "IoU"), strict=True):
-        means = per_image_means(table, score)
-        values = [means.loc[means["objective"] == o, score].to_numpy() for o in objectives]
+        values = [means.loc[means["objective"] == o, score].dropna().to_numpy() for o in objectives]
         axes.boxplot(values, orientation="horizontal", showfliers=False, showmeans=True, widths=0.5)
         jitter = np.random.default_rng(0)
         for row, dots in enumerate(values, start=1):
@@ -35,13 +34,13 @@ def plot_per_image(table: pd.DataFrame, objectives: list[str], path: Path) -> No
     _save(figure, path)
 
 
-def plot_case(study: Study, cells: list[StudyCell], table: pd.DataFrame, path: Path) -> bool:
+def plot_case(study: Study, cells: list[StudyCell], means: pd.DataFrame, path: Path) -> bool:
     """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference.
 
     Returns:
         Whether there was such an image: none has a score if no reference of the fold holds foreground.
     """
-    case = _median_case(study, cells, table)
+    case = _median_case(study, cells, means)
     if case is None:
         return False
     item, dice = case
@@ -62,18 +61,18 @@ def plot_case(study: Study, cells: list[StudyCell], table: pd.DataFrame, path: P
 
 
 def _median_case(
-    study: Study, cells: list[StudyCell], table: pd.DataFrame
+    study: Study, cells: list[StudyCell], means: pd.DataFrame
 ) -> tuple[dict[str, str], dict[str, float]] | None:
     fold = cells[0].fold
     items = data.split(study.task_dir, study.settings.folds, fold, study.settings.seed).evaluation
     by_name = {image_name(item["image"]): item for item in items}
-    means = per_image_means(table, "dice").pivot(index="image", columns="objective", values="dice")
-    means = means.loc[[name for name in by_name if name in means.index]]
-    if means.empty:
+    dice = means.dropna(subset=["dice"]).pivot(index="image", columns="objective", values="dice")
+    dice = dice.loc[[name for name in by_name if name in dice.index]]
+    if dice.empty:
         return None
-    order = means.mean(axis=1).sort_values(kind="stable")
+    order = dice.mean(axis=1).sort_values(kind="stable")
     name = order.index[len(order) // 2]
-    return by_name[name], means.loc[name].to_dict()
+    return by_name[name], dice.loc[name].to_dict()
 
 
 def _panel(axes: Axes, background: np.ndarray, title: str, *outlines: tuple[np.ndarray, str]) -> None:

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from monai_surrogates.metrics.intervals import RESAMPLES
+from monai_surrogates.statistics import RESAMPLES
 from monai_surrogates.study import plots, scores
 from monai_surrogates.study.plan import Study, StudyCell, write_text
 
@@ -27,10 +27,12 @@ def write_report(study: Study, console: Console) -> bool:
     asked = study.cells
     study = study.with_earlier_objectives()  # a run of fewer objectives must not drop what is finished
     finished = [cell for cell in study.cells if not cell.todo()]
-    table = _score(study, finished)
-    summaries = [_summary(table, study, objective, finished) for objective in study.objectives]
+    in_order = sorted(finished, key=lambda cell: study.objectives.index(cell.objective))
+    scored = [scores.score_cell(study, cell) for cell in in_order]
+    means = scores.image_means(scored)
+    summaries = [_summary(means, study, objective, finished) for objective in study.objectives]
     baseline = scores.best_constant_dice(study, list(range(study.settings.run_folds)))
-    write_text(study.out / "per_image.csv", table.to_csv(index=False))
+    write_text(study.out / "per_image.csv", scores.class_scores(scored).to_csv(index=False))
     jobs = max((cell.record("train").get("jobs", 1) for cell in finished), default=1)
     document = _document(study, summaries, baseline, jobs)
     write_text(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
@@ -39,27 +41,18 @@ def write_report(study: Study, console: Console) -> bool:
     if jobs > 1:
         console.print(f"s/epoch was measured with up to {jobs} trainings side by side.", highlight=False)
     if finished:
-        _plot(study, finished, table, console)
+        _plot(study, finished, means, console)
     return all(cell in finished for cell in asked)
 
 
-def _score(study: Study, finished: list[StudyCell]) -> pd.DataFrame:
-    tables = [scores.score_cell(study, cell) for cell in finished]
-    if not tables:
-        return pd.DataFrame(columns=scores.COLUMNS)
-    table = pd.concat(tables, ignore_index=True)
-    rank = {name: position for position, name in enumerate(study.objectives)}
-    return table.sort_values("objective", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
-
-
-def _summary(table: pd.DataFrame, study: Study, objective: str, finished: list[StudyCell]) -> dict[str, Any]:
+def _summary(means: pd.DataFrame, study: Study, objective: str, finished: list[StudyCell]) -> dict[str, Any]:
     cells = [cell for cell in study.cells if cell.objective == objective]
     dead = [cell for cell in cells if cell not in finished]
     if dead:
         logs = [str(cell.log(cell.todo()[0]).relative_to(study.out)) for cell in dead]
         return {"objective": objective, "status": "failed", "logs": logs}
     times = [seconds for cell in cells if (seconds := scores.seconds_per_epoch(cell)) is not None]
-    return scores.summarise(table, objective, sum(times) / len(times) if times else None)
+    return scores.summarise(means, objective, sum(times) / len(times) if times else None)
 
 
 def _document(study: Study, summaries: list[dict[str, Any]], baseline: float | None, jobs: int) -> dict[str, Any]:
@@ -116,11 +109,11 @@ def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float 
     )
 
 
-def _plot(study: Study, finished: list[StudyCell], table: pd.DataFrame, console: Console) -> None:
+def _plot(study: Study, finished: list[StudyCell], means: pd.DataFrame, console: Console) -> None:
     shown = list(dict.fromkeys(cell.objective for cell in finished))
-    plots.plot_per_image(table, shown, study.out / "per_image.png")
+    plots.plot_per_image(means, shown, study.out / "per_image.png")
     names = "per_image.png"
     first = [cell for cell in finished if cell.fold == finished[0].fold]
-    if plots.plot_case(study, first, table, study.out / "case.png"):
+    if plots.plot_case(study, first, means, study.out / "case.png"):
         names += ", case.png"
     console.print(f"Plots in {study.out}: {names}", soft_wrap=True, highlight=False)

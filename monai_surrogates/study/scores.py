@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -10,11 +12,12 @@ import pandas as pd
 import torch
 
 from monai_surrogates import data
-from monai_surrogates.core import Overlap, dice_score, hard_overlap, jaccard_score
-from monai_surrogates.metrics import mean_interval
+from monai_surrogates.core import Overlap, ScoreTable, hard_overlap
+from monai_surrogates.statistics import mean_interval
 from monai_surrogates.study.plan import Study, StudyCell
 
-COLUMNS = ["objective", "image", "class", "dice", "iou"]
+STUDY_SCORES = ("dice", "iou")
+COLUMNS = ["objective", "image", "class", *STUDY_SCORES]
 SMALL_SAMPLE = 20  # below this many images a bootstrap interval is too narrow
 
 
@@ -34,43 +37,82 @@ def prediction_file(cell: StudyCell, image: str) -> str:
     return str(cell.prediction_dir / f"{image_name(image)}.nii.gz")
 
 
-def score_cell(study: Study, cell: StudyCell) -> pd.DataFrame:
-    """Dice and IoU of each evaluation image and foreground class; NaN where the reference lacks the class."""
+class ScoredCell(NamedTuple):
+    """The evaluation images of an objective and fold.
+
+    Attributes:
+        objective: its name.
+        images: names of the images.
+        table: their scores, one row per image and one column per foreground class.
+    """
+
+    objective: str
+    images: tuple[str, ...]
+    table: ScoreTable
+
+
+def score_cell(study: Study, cell: StudyCell) -> ScoredCell:
+    """Count the evaluation images of a cell; classes that a reference lacks have no score there."""
     task = data.read_task(study.task_dir)
     items = data.split(task, study.settings.folds, cell.fold, study.settings.seed).evaluation
-    rows = []
+    overlaps = []
     for item in items:
         reference = read_label_map(item["label"])
-        overlap = hard_overlap(read_label_map(prediction_file(cell, item["image"])), reference, task.num_classes)
-        rows += _rows(cell.objective, image_name(item["image"]), overlap, task.labels)
+        overlaps.append(hard_overlap(read_label_map(prediction_file(cell, item["image"])), reference, task.num_classes))
+    counts = Overlap(*(torch.cat(of_images)[:, 1:] for of_images in zip(*overlaps, strict=True)))
+    images = tuple(image_name(item["image"]) for item in items)
+    return ScoredCell(cell.objective, images, ScoreTable(counts, tuple(task.labels.values())[1:]))
+
+
+def class_scores(scored: Iterable[ScoredCell]) -> pd.DataFrame:
+    """Each score of each image and class, a row each, under :data:`COLUMNS`; NaN where it is undefined."""
+    rows = [
+        (objective, image, label, *scores)
+        for objective, images, table in scored
+        for image, *of_image in zip(images, *(table.per_image[score].tolist() for score in STUDY_SCORES), strict=True)
+        for label, *scores in zip(table.labels, *of_image, strict=True)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _rows(objective: str, image: str, overlap: Overlap, labels: dict[int, str]) -> list[list[Any]]:
-    dice, iou = dice_score(overlap)[0], jaccard_score(overlap)[0]
-    return [[objective, image, name, dice[c].item(), iou[c].item()] for c, name in labels.items() if c > 0]
+def image_means(scored: Iterable[ScoredCell]) -> pd.DataFrame:
+    """Each score of each image, its mean over the classes: columns objective, image, dice, iou; NaN where it is undefined."""
+    rows = [
+        (objective, image, *means)
+        for objective, images, table in scored
+        for image, *means in zip(images, *(table.image_means[score].tolist() for score in STUDY_SCORES), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["objective", "image", *STUDY_SCORES])
 
 
 def best_constant_dice(study: Study, folds: list[int]) -> float | None:
-    """The best mean per-image Dice of a mask that is one class everywhere; None if no reference holds foreground.
-
-    With π the share of class c, the mask of class c scores 2π/(1 + π) for it and 0 for every other class of the image.
-    """
+    """The best mean per-image Dice of a mask that is one class everywhere; None if no reference holds foreground."""
     task = data.read_task(study.task_dir)
-    rows = []
+    volumes = []
     for fold in folds:
         for item in data.split(task, study.settings.folds, fold, study.settings.seed).evaluation:
-            reference = read_label_map(item["label"])
-            share = reference.flatten().bincount(minlength=task.num_classes)[1:].double() / reference.numel()
-            if share.any():
-                rows.append((2 * share / (1 + share) / (share > 0).sum()).numpy())
-    return float(np.mean(rows, axis=0).max()) if rows else None
+            volumes.append(read_label_map(item["label"]).flatten().bincount(minlength=task.num_classes))
+    return dice_of_constant_masks(torch.stack(volumes))
 
 
-def per_image_means(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Mean over the classes of each image; columns objective, image and the score, undefined images left out."""
-    means = table.groupby(["objective", "image"], sort=False, as_index=False)[score].mean()
-    return means.dropna(subset=[score])
+def dice_of_constant_masks(volumes: torch.Tensor) -> float | None:
+    """The best mean per-image Dice of a mask that is one class everywhere, from the references alone.
+
+    The mask of class c has all N voxels there and none elsewhere, so that it scores 2|B|/(N + |B|) for c and 0 for every other
+    class of the image.
+
+    Args:
+        volumes: |B| of each image and class, the background first, (images, classes), in voxels.
+
+    Returns:
+        The best of the foreground classes; None if no reference holds foreground.
+    """
+    everywhere, references = volumes.sum(1, keepdim=True), volumes[:, 1:]
+    labels = tuple(map(str, range(1, volumes.shape[1])))
+    masks = torch.eye(len(labels), dtype=volumes.dtype)
+    tables = [ScoreTable(Overlap(references * mask, everywhere * mask, references), labels) for mask in masks]
+    best = max(table.aggregate["dice"] for table in tables)
+    return None if math.isnan(best) else best
 
 
 def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
@@ -79,12 +121,11 @@ def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | i
     return {name: None if np.isnan(value) else value for name, value in interval.items()}
 
 
-def summarise(table: pd.DataFrame, objective: str, seconds_per_epoch: float | None) -> dict[str, Any]:
+def summarise(means: pd.DataFrame, objective: str, seconds_per_epoch: float | None) -> dict[str, Any]:
     """The summary of one objective: mean per-image Dice and IoU with intervals, and the time of an epoch."""
     summary: dict[str, Any] = {"objective": objective, "status": "finished"}
-    for score in ("dice", "iou"):
-        means = per_image_means(table[table["objective"] == objective], score)
-        summary[score] = mean_with_interval(means[score].to_numpy())
+    for score in STUDY_SCORES:
+        summary[score] = mean_with_interval(means.loc[means["objective"] == objective, score].to_numpy())
     return {**summary, "seconds_per_epoch": seconds_per_epoch}
 
 

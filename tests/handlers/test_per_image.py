@@ -17,6 +17,7 @@ from monai.handlers import CheckpointSaver, MetricsSaver, ValidationHandler, fro
 from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted
 
+from monai_surrogates import core
 from monai_surrogates.core import ShapeMismatchError
 from monai_surrogates.handlers import PerImageDice, PerImageHandler, PerImageIoU, PerImageSummary
 from monai_surrogates.metrics import PerImageIoUMetric
@@ -316,6 +317,18 @@ def test_a_summary_holds_every_score_of_the_count():
     assert metrics["scores/tumour/defined_recall"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
     assert state.metric_details["scores_recall"].flatten().tolist() == pytest.approx([1 / 2, 1, 1, nan], nan_ok=True)
+
+
+def test_a_summary_computes_each_score_once_per_epoch(monkeypatch):
+    calls = []
+    for name, score in core.SCORES.items():
+        monkeypatch.setitem(core.SCORES, name, lambda *cells, n=name, f=score: (calls.append(n), f(*cells))[1])
+    engine = Engine(lambda engine, batch: batch)
+    PerImageSummary(num_classes=2, include_background=False).attach(engine, "scores")
+    for epoch in ([pair("half"), pair("perfect", "missed")], [pair("half"), pair("perfect")]):
+        calls.clear()
+        engine.run(epoch)
+        assert sorted(calls) == sorted(2 * [*core.SCORES])  # the cells, and the pooled counts
 
 
 def test_a_summary_of_an_unknown_score_is_refused():

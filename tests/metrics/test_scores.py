@@ -1,6 +1,8 @@
 """PerImageScores: every score of one counting pass against NumPy, Ignite, torchmetrics, SciPy and the paper's definitions."""
 
 import math
+import sys
+from importlib.metadata import requires
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from ignite.metrics.confusion_matrix import cmPrecision, cmRecall
 from scipy import stats
 from torchmetrics.functional.segmentation import dice_score, mean_iou
 
-from monai_surrogates.core import EMPTY_RULES, SCORES
-from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageScores, intervals, mean_interval
+from monai_surrogates import metrics
+from monai_surrogates.core import EMPTY_RULES, SCORES, ScoreTable
+from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageScores
+from monai_surrogates.statistics import RESAMPLES
 from tests import reference
 from tests.metrics.test_per_image import as_labels, as_masks, label_maps
 
@@ -173,6 +177,59 @@ def test_three_images_counted_by_hand(lesions):
     assert by_label["lesion"]["defined_recall"] == 2
 
 
+READINGS = ("per_image", "per_class", "pooled", "defined", "by_label", "aggregate")
+
+
+def test_the_scores_of_the_same_counts_are_computed_once(lesions, monkeypatch):
+    calls = []
+    for name, score in SCORES.items():
+        monkeypatch.setitem(SCORES, name, lambda *cells, n=name, f=score: (calls.append(n), f(*cells))[1])
+
+    def read_everything():
+        for reading in READINGS:
+            getattr(lesions, reading)()
+        lesions.worst(5)
+        lesions.interval("iou", 0.9)
+
+    read_everything()
+    lesions.get_buffer()
+    lesions.select([0, 1, 2])  # all of them
+    read_everything()
+    once = sorted(2 * [*SCORES])  # the cells, and the pooled counts
+    assert sorted(calls) == once
+    lesions.extend(lesions.get_buffer()[:1])
+    read_everything()
+    assert sorted(calls) == sorted(2 * once)
+
+
+def test_the_table_follows_the_images_and_the_selection(lesions):
+    assert lesions.table() == ScoreTable(lesions.overlap(), ("lesion",))
+    assert lesions.table() is lesions.table()
+    lesions.select([1])
+    assert lesions.per_image()["iou"].tolist() == [[1 / 4]]
+    lesions.select(None)
+    assert lesions.aggregate()["iou"] == pytest.approx(3 / 8)
+    lesions.append(torch.tensor([[2, 2, 2]]))
+    assert lesions.per_class()["iou"].tolist() == pytest.approx([(1 / 2 + 1 / 4 + 1) / 3])
+    lesions.reset()
+    with pytest.raises(ValueError, match="nothing to aggregate"):
+        lesions.table()
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_caller_may_change_the_scores_that_it_got(lesions, reading):
+    expected = getattr(lesions, reading)()
+    found = getattr(lesions, reading)()
+    for name, values in found.items():
+        if isinstance(values, torch.Tensor):
+            values.zero_()
+        elif isinstance(values, dict):
+            values.clear()
+        else:
+            found[name] = 0
+    torch.testing.assert_close(getattr(lesions, reading)(), expected, equal_nan=True)
+
+
 def test_repeating_the_images_changes_no_mean(lesions):
     once = lesions.aggregate()
     lesions.extend(lesions.get_buffer())
@@ -259,7 +316,7 @@ def test_the_interval_is_scipy_s_over_the_means_of_images():
                 np.mean,
                 method="BCa",
                 confidence_level=confidence,
-                n_resamples=intervals.RESAMPLES,
+                n_resamples=RESAMPLES,
                 rng=np.random.default_rng(3),
             ).confidence_interval
             assert found[1:3] == pytest.approx(tuple(expected))
@@ -269,10 +326,17 @@ def test_the_interval_is_scipy_s_over_the_means_of_images():
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
-def test_without_scipy_the_cure_is_named(monkeypatch):
-    monkeypatch.setattr(intervals, "optional_import", lambda name: (None, False))
-    with pytest.raises(ImportError, match="needs SciPy; install it with: pip install"):
-        mean_interval(np.array([0.1, 0.2]))
+def test_without_scipy_there_is_all_but_the_interval_and_the_cure_is_named(monkeypatch, lesions):
+    for name in [name for name in sys.modules if name.startswith("monai_surrogates.statistics")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("monai_surrogates.statistics")
+    monkeypatch.setitem(sys.modules, "scipy", None)  # as if it were not installed
+    assert lesions.aggregate()["defined_dice"] == 2
+    assert {"mean_interval", "MeanInterval"}.isdisjoint(dir(metrics))  # MONAI reads whatever stands there
+    for ask in (lesions.interval, lambda: metrics.mean_interval, lambda: metrics.MeanInterval):
+        with pytest.raises(ImportError, match=r"needs SciPy; install it with: pip install 'monai-surrogates\[study\]'"):
+            ask()
+    assert any(word.startswith("scipy") and "study" in word for word in requires("monai-surrogates"))
 
 
 # Wrong questions
@@ -296,15 +360,3 @@ def test_a_failing_call_leaves_the_counts(lesions):
     with pytest.raises(ValueError, match="y holds the label 7"):
         lesions(torch.zeros(2, 1, 4), torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 7]]]))
     assert torch.equal(lesions.get_buffer(), before)
-
-
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
-def test_an_interval_is_of_any_numbers_and_leaves_undefined_images_out(kind):
-    values = [0.2, math.nan, 0.4, 0.9, 0.7]
-    given = kind(values)
-    if isinstance(given, np.ndarray):
-        given.setflags(write=False)  # as pandas hands its columns out
-    found = mean_interval(given)
-    assert found.images == 4
-    assert found.mean == pytest.approx((0.2 + 0.4 + 0.9 + 0.7) / 4)
-    assert found.low < found.mean < found.high

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from monai.utils import optional_import
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 
 RESAMPLES = 9999
 
@@ -29,7 +29,7 @@ class MeanInterval(NamedTuple):
     images: int
 
 
-def mean_interval(values: Any, confidence: float = 0.95, seed: int = 0) -> MeanInterval:
+def mean_interval(values: ArrayLike, confidence: float = 0.95, seed: int = 0) -> MeanInterval:
     """Mean over images with its BCa bootstrap interval.
 
     Below 20 images the interval is too narrow: on skewed Dice scores a nominal 95 % covers 82 % at n = 10 and 88 % at n = 20.
@@ -43,32 +43,29 @@ def mean_interval(values: Any, confidence: float = 0.95, seed: int = 0) -> MeanI
         The interval; its ends are NaN for a single image and for constant scores.
 
     Raises:
-        ImportError: SciPy is missing.
         ValueError: a confidence that is none.
 
     References:
         Efron, Better bootstrap confidence intervals, JASA 1987.
+
+    Examples:
+        >>> mean, low, high, images = mean_interval([0.5, 0.75, math.nan, 1.0])
+        >>> mean, low < mean < high, images
+        (0.75, True, 3)
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, but is {confidence}.")
-    stats, installed = optional_import("scipy.stats")
-    if not installed:
-        raise ImportError("a bootstrap interval needs SciPy; install it with: pip install 'monai-surrogates[study]'")
-    scores = values.double() if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.float64)
-    values = scores[~scores.isnan()].numpy()
-    if len(values) == 0:
+    scores = np.asarray(values, dtype=np.float64)
+    scores = scores[~np.isnan(scores)]
+    if len(scores) == 0:
         return MeanInterval(math.nan, math.nan, math.nan, 0)
-    mean, low, high = float(values.mean()), math.nan, math.nan
-    if len(values) > 1 and values.max() > values.min():
+    mean, low, high = float(scores.mean()), math.nan, math.nan
+    if len(scores) > 1 and scores.max() > scores.min():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             found = stats.bootstrap(
-                (values,), _mean, method="BCa", confidence_level=confidence, n_resamples=RESAMPLES, rng=seed
+                (scores,), np.mean, method="BCa", confidence_level=confidence, n_resamples=RESAMPLES, rng=seed
             ).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):
             low, high = float(found.low), float(found.high)
-    return MeanInterval(mean, low, high, len(values))
-
-
-def _mean(values: Any, axis: int) -> Any:
-    return values.mean(axis=axis)
+    return MeanInterval(mean, low, high, len(scores))
