@@ -179,7 +179,7 @@ def probabilities_of(voxels: Voxels, activation: Activation, *, two_class: bool 
 
     Args:
         voxels: the network's output and the reference.
-        activation: from the one to the other; it sees what stands in removed voxels.
+        activation: from the one to the other; it sees removed voxels, too.
         two_class: a single channel, and one value per voxel as the target, become two: 1 − p and p, 1 − y and y.
     """
     x, y, valid, spatial = voxels

@@ -1,7 +1,7 @@
 """Hard counts: how many voxels an image and a class have in the prediction, in the reference and in both.
 
 An image is read in tiles that stay in the cache, so that counting needs a few megabytes beside its inputs. Voxels that
-nobody counts (ignored ones, and those of no class) get the label C, one beyond the last class.
+are removed or of no class get the label C, one beyond the last class.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def hard_overlap(
             voxel without any class stays (MONAI's metrics remove it): of structures it is the background.
         mask: 0 or 1 for each voxel, (B, 1, spatial...) or a list of (1, spatial...); voxels with 0 are removed too.
         check: whether values are checked, which reads them on the host. Without it a GPU is never waited for, a label outside
-            0..C-1 belongs to no class, and what is not 0 in a mask counts as 1.
+            0..C-1 belongs to no class, and any value but 0 in a mask counts as 1.
 
     Returns:
         int64 counts of shape (B, C), in voxels.
@@ -92,7 +92,7 @@ def hard_overlap(
 
 @dataclass(frozen=True)
 class OverlapCounter:
-    """:func:`hard_overlap` with its settings checked once; ``names`` are what messages call the two sides."""
+    """:func:`hard_overlap` with its settings checked once; ``names`` are the names of the two sides in messages."""
 
     num_classes: int | None = None
     threshold: float | None = None
@@ -218,17 +218,17 @@ class OverlapCounter:
         return count_labels(labels[0], labels[1], num_classes)
 
     def _valid(self, r: Tensor, mask: Tensor | None, check: bool) -> Tensor | None:
-        """Which voxels of a tile count, (n,) bool; None if all do."""
+        """The valid voxels of a tile, (n,) bool; None if all are."""
         if mask is not None and check:
             check_whole_numbers(mask, None, "mask", ("mark the voxels that count with 1, the others with 0.",) * 2)
         marked = None if mask is None else mask != 0
         if self.ignore_index is None:
             return marked
         if 0 <= self.ignore_index < r.shape[0] > 1:
-            kept = r[self.ignore_index] == 0
+            valid = r[self.ignore_index] == 0
         else:
-            kept = differs_from(r, self.ignore_index).all(0)
-        return kept if marked is None else kept & marked
+            valid = differs_from(r, self.ignore_index).all(0)
+        return valid if marked is None else valid & marked
 
     def _harden(self, p: Tensor, valid: Tensor | None, check: bool) -> Tensor:
         if check and (self.argmax or self.threshold is not None):
@@ -242,17 +242,17 @@ class OverlapCounter:
         limit = num_classes or 2
         if not check and not num_classes:
             return x != 0
-        if not check:  # what is no class becomes C, which a narrow type may not hold
+        if not check:  # values that are no class become C, too large for some narrow types
             x = x if x.is_floating_point() else x.long()
             return torch.where((x >= 0) & (x < limit), x, limit)
         if valid is not None and not holds_whole_numbers(x, limit):
-            x = torch.where(valid, x, 0)  # what is removed may hold anything
+            x = torch.where(valid, x, 0)  # removed voxels may hold anything
         check_whole_numbers(x, num_classes, self.names[side], (_LABEL_CURES if num_classes else _MASK_CURES)[side])
         return x
 
 
 _FRACTION_CURE = "give threshold= for masks, or argmax=True for one channel per class"
-# for prediction and reference: what to do about a fraction, and about a value out of range
+# for prediction and reference: the cure of a fraction, and of a value out of range
 _LABEL_CURES = (
     (f"{_FRACTION_CURE}.", "correct the labels, or raise num_classes."),
     (
@@ -301,7 +301,7 @@ def count_labels(prediction: Tensor, reference: Tensor, num_classes: int) -> Ten
 
 
 def count_two_classes(prediction: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Counts (3, 2) of two label maps (1, n) of 0 and 1, which hold 0 where they do not count.
+    """Counts (3, 2) of two label maps (1, n) of 0 and 1, with 0 in removed voxels.
 
     |A₀| = n − |A₁|, |B₀| = n − |B₁| and I₀ = n − |A₁| − |B₁| + I₁: three sums give the six counts.
     """
@@ -331,12 +331,12 @@ def _label_type(num_classes: int) -> torch.dtype:
 
 
 def _summing_type(voxels: int) -> torch.dtype:
-    """In which masks are added up: sums in float32 are the fastest, and exact up to 2²⁴."""
+    """The type of sums of masks: float32 is the fastest, and exact up to 2²⁴."""
     return torch.float32 if voxels <= 2**24 else torch.int64
 
 
 def _labels(x: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
-    """Labels (n,) with C where a voxel does not count."""
+    """Labels (n,) with C in removed voxels."""
     return x if valid is None else (x - num_classes) * valid.to(x.dtype) + num_classes
 
 

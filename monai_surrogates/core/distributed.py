@@ -61,7 +61,7 @@ def _voxels_of_ranks(values: Tensor) -> list[int]:
 
 
 def rank_total(counts: Tensor) -> Tensor:
-    """The sum over all ranks of what has no gradient."""
+    """The sum over all ranks, without a gradient."""
     total = counts.contiguous().clone()
     dist.all_reduce(total)
     return total

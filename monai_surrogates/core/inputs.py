@@ -1,7 +1,7 @@
-"""Every check of a tensor, and the one form in which the rest of the package sees it.
+"""Every check of a tensor, and the one form of a batch in the rest of the package.
 
-A batch becomes :class:`Voxels`: the network's output, its reference as a label map or as one value per class, and which
-voxels count. Nothing here copies a label map into one-hot form.
+A batch becomes :class:`Voxels`: the network's output, its reference as a label map or as one value per class, and the
+valid voxels. Nothing here copies a label map into one-hot form.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Voxels(NamedTuple):
         return self.target.ndim == 2
 
     def zeroed(self) -> Voxels:
-        """With zeros in the input of removed voxels too, whatever it held there."""
+        """With zeros in the input of removed voxels, too."""
         if self.valid is None:
             return self
         return self._replace(input=torch.where(self.valid.unsqueeze(1), self.input, 0))
@@ -99,7 +99,7 @@ def check_tensors(input: object, target: object) -> None:
 
 
 def check_same_shape(x: Tensor, expected: tuple[int, ...], name: str) -> None:
-    """Refuse what would only broadcast, with a ShapeMismatchError."""
+    """Raise a ShapeMismatchError for a tensor that would only broadcast."""
     if tuple(x.shape) != expected:
         raise ShapeMismatchError(
             f"{name} must keep the shape {expected}, but has {tuple(x.shape)}; it must not reduce axes."
@@ -217,8 +217,8 @@ def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cure
     Args:
         values: any shape and number type.
         num_classes: C for labels, None for masks.
-        name: what the message calls them.
-        cures: what to do about a fraction, and about a whole number out of range (may hold ``{value:g}``).
+        name: their name in the message.
+        cures: the cure of a fraction, and of a whole number out of range (may hold ``{value:g}``).
 
     Raises:
         ValueError: the offending value is named.
@@ -241,7 +241,7 @@ def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cure
 
 
 def check_no_nan(values: Tensor, name: str) -> None:
-    """A voxel of which nothing is known has no class.
+    """NaN belongs to no class.
 
     Raises:
         ValueError: some value is NaN.
@@ -255,7 +255,7 @@ def check_one_hot(active: Tensor, name: str) -> None:
 
     Args:
         active: number of classes of each voxel.
-        name: what the message calls the masks.
+        name: their name in the message.
 
     Raises:
         ValueError: some voxel has more.

@@ -77,7 +77,7 @@ def _fills_bins(voxels: Voxels, bins: int, batch: bool, sync: bool) -> bool:
     items, _, size = voxels.input.shape
     size *= items if batch else 1
     if sync and is_shared():
-        # Ranks choose alike: by the size of the whole batch; on a GPU, which reading it would stop, always bins.
+        # Ranks choose alike: by the size of the whole batch; on a GPU, where reading it would wait, always bins.
         return voxels.input.is_cuda or int(rank_total(torch.tensor(size))) > FEW_PER_BIN * bins
     return size > FEW_PER_BIN * bins
 
@@ -146,7 +146,7 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
 
     Args:
         errors: (..., N), |p − y| per voxel, or hinge errors cut off at 0.
-        reference: (..., N) bool; or for errors (B, C, N) labels (B, 1, N), of which row c belongs to label c.
+        reference: (..., N) bool; or for errors (B, C, N) labels (B, 1, N), row c being the one of label c.
         valid: broadcastable to (..., N) bool, False for removed voxels; None if all count.
 
     Returns:

@@ -10,9 +10,9 @@ from monai_surrogates.core.kernels.operators import define_everywhere
 
 
 def lovasz_jaccard_weights(
-    is_reference: Tensor, counted: Tensor | None = None, dtype: torch.dtype = torch.float32
+    is_reference: Tensor, valid: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """What each voxel adds to the Jaccard loss when voxels become errors in the given order.
+    """The growth of the Jaccard loss with each voxel, as voxels become errors in the given order.
 
     With I and U the intersection and union once the first i voxels are wrong,
     w_i = 1/U_i for a reference voxel and w_i = I_i / (U_i (U_i − 1)) for a background voxel. Without any reference voxel
@@ -20,11 +20,11 @@ def lovasz_jaccard_weights(
 
     Args:
         is_reference: (..., N) bool, voxels ordered by falling error.
-        counted: (..., N) bool, False for voxels that are left out; those come last. None if all count.
+        valid: (..., N) bool, False for removed voxels, which come last; None if there are none.
         dtype: type of the weights; the counts behind them are integers.
 
     Returns:
-        Weights (..., N), non-negative, each row summing to 1 (to 0 if no voxel counts).
+        Weights (..., N), non-negative, each row summing to 1 (to 0 if none is valid).
 
     Examples:
         >>> import torch
@@ -38,7 +38,7 @@ def lovasz_jaccard_weights(
     background = intersection.to(dtype) / (union * (union - 1)).clamp_min(1).to(dtype)
     weights = torch.where(is_reference, 1 / union.to(dtype), background)
     weights = torch.where(volume == 0, (order == 1).to(dtype), weights)
-    return weights if counted is None else weights * counted
+    return weights if valid is None else weights * valid
 
 
 def bin_weights(histogram: Tensor, dtype: torch.dtype) -> Tensor:
@@ -82,8 +82,8 @@ def _sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
         errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
         is_reference = is_reference & valid
     order = errors.argsort(dim=-1, descending=True)
-    counted = None if valid is None else valid.expand_as(errors).gather(-1, order)
-    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), counted, errors.dtype)
+    valid = None if valid is None else valid.expand_as(errors).gather(-1, order)
+    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), valid, errors.dtype)
     return torch.zeros_like(weights).scatter_(-1, order, weights)
 
 
@@ -91,11 +91,11 @@ def _binned_weights(errors: Tensor, reference: Tensor, valid: Tensor | None, bin
     """The same from a histogram of errors in [0, 1]; with ``shared`` of the errors of all ranks."""
     bin_of = (errors * bins).long().clamp_(0, bins - 1).neg_().add_(bins - 1)  # bin 0 holds the largest errors
     bin_of.add_(as_mask(reference, errors), alpha=bins)
-    counted = (bin_of.new_ones(()) if valid is None else valid.long()).expand_as(bin_of)
-    histogram = bin_of.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, bin_of, counted)
+    ones = (bin_of.new_ones(()) if valid is None else valid.long()).expand_as(bin_of)
+    histogram = bin_of.new_zeros(*errors.shape[:-1], 2 * bins).scatter_add_(-1, bin_of, ones)
     table = bin_weights(rank_total(histogram) if shared else histogram, errors.dtype)
     weights = table.gather(-1, bin_of)
-    return weights if valid is None else weights * counted
+    return weights if valid is None else weights * ones
 
 
 define_everywhere("lovasz_sorted_weights(Tensor errors, Tensor reference, Tensor? valid) -> Tensor", _sorted_weights)

@@ -16,7 +16,7 @@ from monai_surrogates.core.sums import class_sum, voxel_sum
 
 
 class Overlap(NamedTuple):
-    """What an image and a class contribute to Dice, IoU and Tversky.
+    """The counts of an image and a class behind Dice, IoU and Tversky.
 
     Attributes:
         intersection: I = |A ∩ B|, in voxels; the soft form is ⟨p, y⟩.
@@ -144,7 +144,7 @@ def softmax_overlap(logits: Voxels, *, squared: bool = False) -> Overlap:
         squared: squared volumes.
 
     Returns:
-        What :func:`soft_overlap` gives for the probabilities, to rounding.
+        The counts of :func:`soft_overlap`, to rounding.
 
     Examples:
         >>> import torch

@@ -27,7 +27,7 @@ def tversky_index(
         overlap: counts, any shape; soft counts are differentiated through. Read in float64.
         alpha: weight of the false positives |A| − I.
         beta: weight of the false negatives |B| − I.
-        scale: s, what one voxel counts beside the smoothing: 2 in MONAI's Dice and Jaccard, 1 in its Tversky.
+        scale: s, the weight of a voxel beside the smoothing: 2 in MONAI's Dice and Jaccard, 1 in its Tversky.
         smooth_nr: ε₁, in voxels times s; one value, or one per class in the last axis.
         smooth_dr: ε₂, likewise.
 
@@ -60,7 +60,7 @@ def structure_smoothing(volumes: Tensor, alpha: float, *, scale: float = 1.0) ->
     Args:
         volumes: v, the mean volume of each structure in voxels, (C,).
         alpha: weight of the false positives.
-        scale: s, what one voxel counts beside the smoothing.
+        scale: s, the weight of a voxel beside the smoothing.
 
     Returns:
         ε, (C,).
@@ -83,7 +83,7 @@ def dice_score(overlap: Overlap, empty: str = "ignore") -> Tensor:
 
     Args:
         overlap: integer counts, any shape.
-        empty: what a cell scores whose reference is empty; see :func:`apply_empty_rule`.
+        empty: the score of a cell without reference; see :func:`apply_empty_rule`.
 
     Returns:
         float64 scores of the counts' shape.
@@ -133,7 +133,7 @@ def relative_volume_error(overlap: Overlap, empty: str = "ignore") -> Tensor:
     return apply_empty_rule((prediction - reference) / reference, overlap, empty, perfect=0.0, failed=torch.nan)
 
 
-# what a report calls a score -> its function of counts and rule
+# a score's name in reports -> its function of counts and rule
 SCORES: dict[str, Callable[[Overlap, str], Tensor]] = {
     "dice": dice_score,
     "iou": jaccard_score,
@@ -157,10 +157,10 @@ def apply_empty_rule(
     ========  ==========================  =====================
 
     Args:
-        score: what cells with a reference score.
+        score: the score of cells with a reference.
         overlap: the counts.
         empty: the rule.
-        perfect: the 1 of the table, for a score whose best value is another.
+        perfect: the 1 of the table, for a score with another best value.
         failed: the 0 of the table, likewise.
     """
     check_empty_rule(empty)

@@ -31,7 +31,7 @@ class ScoreTable:
     Args:
         counts: integer counts (images, classes), in voxels; counts of slabs of an image are added up by :meth:`Overlap.plus`.
         labels: a name for each class.
-        empty: what a cell scores whose reference is empty; see :func:`~monai_surrogates.core.scores.apply_empty_rule`.
+        empty: the score of a cell without reference; see :func:`~monai_surrogates.core.scores.apply_empty_rule`.
 
     Raises:
         ValueError: an unknown rule, counts of another shape, or another number of labels than of classes.
@@ -146,7 +146,7 @@ class ScoreTable:
 
         Args:
             q: per cent, above 0 and up to 100.
-            score: which score; an image's is the mean over its classes.
+            score: its name; an image's is the mean over its classes.
 
         Raises:
             ValueError: another percentage, or a score that is unknown or best at 0.

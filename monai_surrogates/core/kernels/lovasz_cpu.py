@@ -1,8 +1,8 @@
-"""Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: what ``lovasz_jaccard_binned`` gives, faster.
+"""Binned Lovász-softmax from logits and a label map, tile by tile on a CPU: ``lovasz_jaccard_binned``, faster.
 
-Each voxel and class falls into a cell (class; background or reference; bin of its error). One histogram of the cells gives
-their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. What is as
-large as the logits: the cells, of 16 bits each, and the probabilities, which the weights multiply in place.
+Each voxel and class falls into a slot (class; background or reference; bin of its error). One histogram of the slots gives
+their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. Two tensors
+are as large as the logits: the slots, of 16 bits each, and the probabilities, multiplied by the weights in place.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIBRARY.define(
 )
 LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    "lovasz_two_classes_backward(Tensor logits, Tensor? valid, Tensor cells, Tensor tables, Tensor slopes) -> Tensor"
+    "lovasz_two_classes_backward(Tensor logits, Tensor? valid, Tensor slots, Tensor tables, Tensor slopes) -> Tensor"
 )
 
 
@@ -78,7 +78,7 @@ class _SoftmaxLovasz(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)  # zeros for what has no gradient, as large as the logits
+        ctx.set_materialize_grads(False)  # no zeros, as large as the logits, in place of missing gradients
         logits, _, valid, *_ = inputs
         ctx.save_for_backward(logits, valid, *output[2:])
 
@@ -99,30 +99,30 @@ class _SoftmaxLovasz(torch.autograd.Function):
 class _TwoClasses(_SoftmaxLovasz):
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        loss, volume, cells, tables = torch.ops.monai_surrogates.lovasz_two_classes(*arguments)
-        return loss, volume, cells, tables
+        loss, volume, slots, tables = torch.ops.monai_surrogates.lovasz_two_classes(*arguments)
+        return loss, volume, slots, tables
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 6
-        logits, valid, cells, tables = ctx.saved_tensors
+        logits, valid, slots, tables = ctx.saved_tensors
         if torch.is_grad_enabled():
-            inside = 2 * (cells.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
-            weights = tables.gather(2, cells.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
-            p = Voxels(logits, cells, valid).zeroed().input.softmax(1)
+            inside = 2 * (slots.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
+            weights = tables.gather(2, slots.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
+            p = Voxels(logits, slots, valid).zeroed().input.softmax(1)
             grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
         else:
             slopes = gradients[0].contiguous()
-            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, valid, cells, tables, slopes)
+            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, valid, slots, tables, slopes)
         return grad, None, None, None, None, None
 
 
 def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
-    weighted, cells, scale = _in_cells(logits, labels, valid, bins)
-    histogram = _histogram(cells, bins)
+    weighted, slots, scale = _in_slots(logits, labels, valid, bins)
+    histogram = _histogram(slots, bins)
     table = _table(histogram, batch, sync, logits.dtype).expand(len(logits), -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
     loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
@@ -131,46 +131,46 @@ def _lovasz_softmax(
     signed = torch.nn.functional.pad(table * signs, (0, 1))
     size = row_size(logits)
     places, own = torch.empty(size, dtype=torch.int64), logits.new_empty(size)
-    for item, c, q, cells_x in rows(weighted, cells):
+    for item, c, q, slots_x in rows(weighted, slots):
         n = len(q)
-        torch.index_select(signed[item, c], 0, places[:n].copy_(cells_x), out=own[:n])
+        torch.index_select(signed[item, c], 0, places[:n].copy_(slots_x), out=own[:n])
         loss[item, c] += block_sum(q.mul_(own[:n]))
     # rounding of the two sums may leave less than nothing
     return loss.clamp_min_(0), histogram[..., bins:].sum(-1).double(), weighted, scale
 
 
-def _in_cells(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities in units of bins and the cells, both (B, C, N), and the scale of ``exponentials``, (B, N)."""
+def _in_slots(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities in units of bins and the slots, both (B, C, N), and the scale of ``exponentials``, (B, N)."""
     scale = logits.new_empty(len(logits), logits.shape[2])
     in_bins = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    cells = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
+    slots = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
     buffer = logits.new_empty(logits.shape[1], tile_size(logits))
     steps = _below(bins, logits.dtype)
-    for _, x, v, y, scale_x, of_tile, cells_x in tiles(logits, valid, labels, scale, in_bins, cells):
+    for _, x, v, y, scale_x, of_tile, slots_x in tiles(logits, valid, labels, scale, in_bins, slots):
         e, factor = exponentials(x, buffer[:, : x.shape[1]], scale_x)
         torch.mul(e, factor * steps, out=of_tile)
-        _fill_cells(of_tile, y.long(), v, bins, cells_x)
-    return in_bins, cells, scale
+        _fill_slots(of_tile, y.long(), v, bins, slots_x)
+    return in_bins, slots, scale
 
 
-def _fill_cells(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, cells: Tensor) -> None:
-    """The cell of each voxel and class: the bin of its error, + bins in the reference, 2·bins where it does not count.
+def _fill_slots(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, slots: Tensor) -> None:
+    """The slot of each voxel and class: the bin of its error, + bins in the reference, 2·bins in removed voxels.
 
     Args:
-        in_bins: probabilities of a tile in units of bins, (C, n); what is cut off behind the point is the bin.
+        in_bins: probabilities of a tile in units of bins, (C, n); their whole part is the bin.
         y: labels, (n,).
-        v: (n,), False for voxels that do not count.
+        v: (n,), False for removed voxels.
         bins: number of bins.
-        cells: the result, integers, (C, n).
+        slots: the result, integers, (C, n).
     """
     y = y.unsqueeze(0)
     # rounding may take a probability of 1 above the last bin, and so its error below 0
     own = in_bins.gather(0, y).neg_().add_(_below(bins, in_bins.dtype) + bins).clamp_min_(bins)
     if not bool(own.sum().isfinite()):  # some bin, the loss is NaN all the same
         own, in_bins = own.nan_to_num_(0, 0, 0), in_bins.nan_to_num(0, 0, 0)
-    cells.copy_(in_bins).scatter_(0, y, own.to(cells.dtype))
+    slots.copy_(in_bins).scatter_(0, y, own.to(slots.dtype))
     if v is not None:
-        cells.masked_fill_(~v, 2 * bins)
+        slots.masked_fill_(~v, 2 * bins)
 
 
 def _below(bins: int, dtype: torch.dtype) -> float:
@@ -178,16 +178,16 @@ def _below(bins: int, dtype: torch.dtype) -> float:
     return bins * (1 - 2 * torch.finfo(dtype).eps)
 
 
-def _histogram(cells: Tensor, bins: int) -> Tensor:
-    """Counts of the cells of each row, (..., N) → (..., 2·bins)."""
-    counts = torch.empty(*cells.shape[:-1], 2 * bins, dtype=torch.int64)
-    for row in itertools.product(*map(range, cells.shape[:-1])):
-        counts[row] = torch.bincount(cells[row], minlength=2 * bins + 1)[: 2 * bins]
+def _histogram(slots: Tensor, bins: int) -> Tensor:
+    """Counts of the slots of each row, (..., N) → (..., 2·bins)."""
+    counts = torch.empty(*slots.shape[:-1], 2 * bins, dtype=torch.int64)
+    for row in itertools.product(*map(range, slots.shape[:-1])):
+        counts[row] = torch.bincount(slots[row], minlength=2 * bins + 1)[: 2 * bins]
     return counts
 
 
 def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Tensor:
-    """Weights of the cells, (B or 1, C, 2·bins), from their counts; ``bin_weights`` has the largest errors first."""
+    """Weights of the slots, (B or 1, C, 2·bins), from their counts; ``bin_weights`` has the largest errors first."""
     if batch:
         histogram = histogram.sum(0, keepdim=True)
     counts = rank_total(histogram) if sync else histogram
@@ -221,37 +221,37 @@ def _lovasz_softmax_backward(
 def _lovasz_two_classes(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
-    """With softmax both classes have the same errors, and what is reference to the one is background to the other."""
+    """With softmax both classes have the same errors, and the reference of one is the background of the other."""
     items, _, voxels = logits.shape
-    cells = torch.empty(items, voxels, dtype=torch.int32)
-    errors_of_cells = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
-    for item, x, v, y, cells_x in tiles(logits, valid, labels, cells):
+    slots = torch.empty(items, voxels, dtype=torch.int32)
+    errors_of_slots = torch.zeros(items, 2 * bins + 1, dtype=torch.float64)
+    for item, x, v, y, slots_x in tiles(logits, valid, labels, slots):
         inside = y.to(x.dtype)
         errors = two_class_error_logits(two_class_gap(x), inside).sigmoid_()
         in_bins = (errors * _below(bins, errors.dtype)).add_(inside, alpha=bins)
-        cells_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
+        slots_x.copy_(in_bins if bool(in_bins.sum().isfinite()) else in_bins.nan_to_num_(0, 0, 0))
         if v is not None:
-            cells_x.masked_fill_(~v, 2 * bins)
-        errors_of_cells[item] += torch.bincount(cells_x, weights=errors.double(), minlength=2 * bins + 1)
-    of_one = _histogram(cells, bins)
+            slots_x.masked_fill_(~v, 2 * bins)
+        errors_of_slots[item] += torch.bincount(slots_x, weights=errors.double(), minlength=2 * bins + 1)
+    of_one = _histogram(slots, bins)
     of_both = torch.stack([of_one.roll(bins, -1), of_one], dim=1)
     tables = _table(of_both, batch, sync, logits.dtype).expand(items, -1, -1)
-    tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the cells of class 1
-    loss = (tables * errors_of_cells[:, None, : 2 * bins]).sum(-1)
+    tables = torch.stack([tables[:, 0].roll(bins, -1), tables[:, 1]], dim=1)  # both by the slots of class 1
+    loss = (tables * errors_of_slots[:, None, : 2 * bins]).sum(-1)
     tables = torch.nn.functional.pad(tables, (0, 1))
-    return loss, of_both[..., bins:].sum(-1).double(), cells, tables
+    return loss, of_both[..., bins:].sum(-1).double(), slots, tables
 
 
 def _lovasz_two_classes_backward(
-    logits: Tensor, valid: Tensor | None, cells: Tensor, tables: Tensor, slopes: Tensor
+    logits: Tensor, valid: Tensor | None, slots: Tensor, tables: Tensor, slopes: Tensor
 ) -> Tensor:
     """∂L/∂x₁ = −∂L/∂x₀ = p₁(1 − p₁)·g, g = ±Σ_c slope_c w_c, + outside class 1 and − in it."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     bins = tables.shape[-1] // 2
     both = (slopes.to(tables.dtype).unsqueeze(-1) * tables).sum(1)
     both[:, bins : 2 * bins].neg_()
-    for item, x, _, cells_x, out in tiles(logits, valid, cells, grad):
-        two_class_gradient(both[item].index_select(0, cells_x), two_class_gap(x), out)
+    for item, x, _, slots_x, out in tiles(logits, valid, slots, grad):
+        two_class_gradient(both[item].index_select(0, slots_x), two_class_gap(x), out)
     return grad
 
 
@@ -262,8 +262,8 @@ def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
 
 def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, ...]:
     loss, volume = (logits.new_empty(logits.shape[:2], dtype=torch.float64) for _ in range(2))
-    cells = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
-    return loss, volume, cells, logits.new_empty(len(logits), 2, 2 * bins + 1)
+    slots = torch.empty(labels.shape, dtype=torch.int32, device=labels.device)
+    return loss, volume, slots, logits.new_empty(len(logits), 2, 2 * bins + 1)
 
 
 implement("lovasz_softmax", _lovasz_softmax, device="cpu")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.library import Library
 
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
-FUNCTIONS: dict[str, Callable[..., Any]] = {}  # what runs behind each operator on a CPU
+FUNCTIONS: dict[str, Callable[..., Any]] = {}  # operator -> its form on a CPU
 KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers in an image from which on a kernel pays
 SMALL_IMAGE = 2**17  # below it a kernel's calls, for each item, cost more than torch's operators on all items at once
 
@@ -35,7 +35,7 @@ def implement(name: str, form: Callable[..., Any], *, device: str, pays_from: in
 
 
 def describe(name: str, form: Callable[..., Any]) -> None:
-    """Say what shapes an operator gives, for the compiler and the meta device."""
+    """Give an operator its form for the compiler and the meta device: shapes alone."""
     LIBRARY.impl(name, form, "Meta")
 
 
@@ -55,7 +55,7 @@ def define_everywhere(schema: str, function: Callable[..., Any]) -> None:
 
 
 def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
-    """What an operator gives on the meta device whose result has the shape of its first argument."""
+    """The form of an operator for :func:`describe` whose result has the shape of its first argument."""
     return torch.empty_like(first, memory_format=torch.contiguous_format)
 
 

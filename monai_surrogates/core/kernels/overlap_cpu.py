@@ -1,7 +1,7 @@
-"""Softmax and soft overlap in one pass over the logits, tile by tile: what softmax and ``soft_overlap`` give, on a CPU.
+"""Softmax and soft overlap in one pass over the logits, tile by tile on a CPU: ``soft_overlap`` of a softmax.
 
 No tensor as large as the logits is made but their gradient. The classes' probabilities of a tile live in a buffer that stays in
-the cache; between the passes only 1/Σ exp x and p_y of each voxel are kept (nothing at two classes, where p₁ = σ(x₁ − x₀)).
+the cache; between the passes only 1/Σ exp x and p_y of each voxel are saved (nothing at two classes, where p₁ = σ(x₁ − x₀)).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from monai_surrogates.core.sums import block_sum
 
 LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
 LIBRARY.define(
-    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor kept, Tensor slopes) -> Tensor"
+    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor saved, Tensor slopes) -> Tensor"
 )
 
 
@@ -51,26 +51,26 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
 class _SoftmaxOverlap(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-        counts, kept = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
-        return counts, kept
+        counts, saved = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
+        return counts, saved
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         logits, labels, valid, ctx.squared = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # zeros for what has no gradient, as large as the logits
+        ctx.set_materialize_grads(False)  # no zeros, as large as the logits, in place of missing gradients
         ctx.save_for_backward(logits, labels, valid, output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         if gradients[0] is None:
             return None, None, None, None
-        logits, labels, valid, kept = ctx.saved_tensors
+        logits, labels, valid, saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
             grad = _plain_slopes(logits, labels, valid, ctx.squared, gradients[0])
         else:
             grad = torch.ops.monai_surrogates.softmax_overlap_backward(
-                logits, labels, valid, ctx.squared, kept, gradients[0].contiguous()
+                logits, labels, valid, ctx.squared, saved, gradients[0].contiguous()
             )
         return grad, None, None, None
 
@@ -82,9 +82,9 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
         for item, x, v, y in tiles(logits, valid, labels):
             counts[:, item] += _two_class_counts(x, y, v, squared)
         return counts, logits.new_empty(0)
-    kept = logits.new_empty(batch, 2, voxels)  # the scale and p_y
+    saved = logits.new_empty(batch, 2, voxels)  # the scale and p_y
     buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, x, v, y, (scale, own) in tiles(logits, valid, labels, kept):
+    for item, x, v, y, (scale, own) in tiles(logits, valid, labels, saved):
         y = y.long()
         e, factor = exponentials(x, buffer[:, : x.shape[1]], scale)
         p = e.mul_(factor if v is None else factor * v)
@@ -95,11 +95,11 @@ def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool)
             p.scatter_(0, y.unsqueeze(0), 0).square_()
         counts[1, item] += block_sum(p)
         counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
-    return counts, kept
+    return counts, saved
 
 
 def _slopes(
-    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, kept: Tensor, slopes: Tensor
+    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, saved: Tensor, slopes: Tensor
 ) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     num_classes = logits.shape[1]
@@ -109,7 +109,7 @@ def _slopes(
         return grad
     buffers = logits.new_empty(2, num_classes, tile_size(logits))
     of_p = _slopes_of_squares if squared else _slopes_of_p
-    for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, kept, grad):
+    for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, saved, grad):
         e, g = buffers[..., : x.shape[1]]
         e, factor = exponentials_again(x, e, scale)
         factor = factor if v is None else factor * v
@@ -143,7 +143,7 @@ def _slopes_of_p(
         out: the result, (C, n).
 
     Returns:
-        Σ_k p_k |a_k| + p_y |b_y|, (n,): what g_c − s rounds by, in units of eps.
+        Σ_k p_k |a_k| + p_y |b_y|, (n,): the rounding error of g_c − s, in units of eps.
     """
     a, b_y = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y)
     mean, terms = (torch.stack([a, a.abs()]) @ e).mul_(factor).unbind()
@@ -174,7 +174,7 @@ def _slopes_of_squares(
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
     """Intersections, volumes and references of both classes, from the errors e = |p₁ − y| and 1 − e, each with all its digits.
 
-    What is absent comes out as 0 exactly. What one class misses the other one has too much: |A₁| = Σ_{y=1} (1 − e) + Σ_{y=0} e.
+    A class that is absent has 0 exactly. What one class misses is added to the other: |A₁| = Σ_{y=1} (1 − e) + Σ_{y=0} e.
     """
     inside = y.to(x.dtype, copy=True)
     logits = two_class_error_logits(two_class_gap(x), inside)
@@ -227,8 +227,8 @@ def _lerp(outside: Tensor, inside: Tensor, of: Tensor) -> Tensor:
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
-    kept = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
-    return logits.new_empty(3, batch, num_classes, dtype=torch.float64), kept
+    saved = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
+    return logits.new_empty(3, batch, num_classes, dtype=torch.float64), saved
 
 
 implement("softmax_overlap", _counts, device="cpu")

@@ -24,21 +24,21 @@ def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
     # where the rows of an item are one and the same, one order serves them all
     shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
     for row in itertools.product(*map(range, errors.shape[:-1])):
-        counted = None if valid is None else valid[row]
-        if _holds_nan(errors[row], counted):  # it has no place in the order
+        valid_x = None if valid is None else valid[row]
+        if _holds_nan(errors[row], valid_x):  # it has no place in the order
             weights[row] = torch.nan
             continue
         is_reference = is_reference_of(reference[row], row[-1] if row else 0)
         if not shared:
-            places = _falling_places(errors[row], _may_have_weight(errors[row], is_reference, counted))
+            places = _falling_places(errors[row], _may_have_weight(errors[row], is_reference, valid_x))
         elif row[-1] == 0:
-            places = _falling_places(errors[row], counted)
+            places = _falling_places(errors[row], valid_x)
         weights[row][places] = lovasz_jaccard_weights(is_reference.index_select(0, places), dtype=errors.dtype)
     return weights
 
 
-def _holds_nan(errors: Tensor, counted: Tensor | None) -> bool:
-    return bool((errors if counted is None else torch.where(counted, errors, 0)).amax().isnan())
+def _holds_nan(errors: Tensor, valid: Tensor | None) -> bool:
+    return bool((errors if valid is None else torch.where(valid, errors, 0)).amax().isnan())
 
 
 def _may_have_weight(errors: Tensor, is_reference: Tensor, valid: Tensor | None) -> Tensor:

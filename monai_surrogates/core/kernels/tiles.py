@@ -14,9 +14,9 @@ from monai_surrogates.core.activation import ROUNDS
 
 TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
-LARGEST, SAMPLED = 80, 2048  # a logit whose exp is no trouble; every 2048th is looked at
+LARGEST, SAMPLED = 80, 2048  # logits with an exp inside float32; every 2048th voxel is read
 MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
-CERTAIN = 1e38  # a gap of two logits whose sigmoid is 0 or 1, and whose double is finite
+CERTAIN = 1e38  # a gap of two logits: its sigmoid is 0 or 1, and twice the gap is finite
 TOLERATED = 32  # times eps: slopes are then right to 4e-6
 
 
@@ -34,7 +34,7 @@ def tiles(logits: Tensor, valid: Tensor | None, *others: Tensor) -> Iterator[tup
     """The item of each tile and its pieces, cut the same way each time.
 
     Args:
-        logits: (B, C, N); where a voxel does not count a tile has zeros, whatever stands there.
+        logits: (B, C, N); a tile has zeros in removed voxels, whatever their logits are.
         valid: (B, N) bool, False for voxels that do not count; None if all do, and so in each tile.
         *others: (B, ..., N).
     """
@@ -59,7 +59,7 @@ def rows(*tensors: Tensor) -> Iterator[tuple[Any, ...]]:
 def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Softmax over the first axis of x (C, n) in two factors: e = exp x (C, n), in ``out``, and 1/Σ e (n,).
 
-    Where exp x would overflow or lose digits, e = exp(x − max x), and ``scale``, which gets the second factor, bears a minus.
+    Where exp x would overflow or lose digits, e = exp(x − max x), and ``scale`` holds the second factor with a minus sign.
     """
     ones = x.new_ones(len(x))
     if _seem_mild(x):
@@ -97,7 +97,7 @@ def balance(slopes: Tensor, e: Tensor, factor: Tensor, terms: Tensor) -> None:
         slopes: ∂L/∂x_c = p_c(g_c − Σ_k p_k g_k) of a tile, with rounding errors of eps times ``terms``, (C, n).
         e: first factor of the probabilities p = e·factor, (C, n).
         factor: second factor, 0 for voxels that do not count, (n,).
-        terms: how large the numbers are whose difference the slopes are, (n,).
+        terms: size of the numbers whose difference gives the slopes, (n,).
     """
     if _norm(terms) <= TOLERATED * _norm(slopes[0]):
         return
