@@ -4,7 +4,6 @@ import json
 import math
 import operator
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monai_surrogates.data.errors import mismatch
+from monai_surrogates.data.files import write_atomically
 from monai_surrogates.data.nifti import StrPath, value_counts
 from monai_surrogates.data.progress import with_progress
 
@@ -186,16 +186,4 @@ def _as_counts(stored: Any, images: int, classes: int) -> list[list[int]]:
 def _save_counts(cache: StrPath | None, fingerprint: dict[str, Any], per_image: list[list[int]]) -> None:
     # One row per image: their sum is the class count, their mean over images the mean volume of a structure.
     if cache is not None:
-        _write_atomically(Path(cache), json.dumps({"fingerprint": fingerprint, "class_counts": per_image}, indent=1))
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        write_atomically(cache, json.dumps({"fingerprint": fingerprint, "class_counts": per_image}, indent=1))

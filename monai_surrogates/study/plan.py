@@ -12,6 +12,7 @@ from typing import Any
 
 from monai_surrogates import data
 from monai_surrogates._version import __version__
+from monai_surrogates.data.files import write_atomically
 from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
 
 MANIFEST = "study.json"
@@ -95,7 +96,9 @@ class StudyCell:
         """Note that a stage is finished, and what it left."""
         results = self.folder / ("models" if stage == "train" else "eval/predictions")
         left = sorted(str(path.relative_to(self.folder)) for path in results.glob("*") if path.is_file())
-        write_text(self.marker(stage), json.dumps({"seconds": round(seconds, 1), "jobs": jobs, "left": left}) + "\n")
+        write_atomically(
+            self.marker(stage), json.dumps({"seconds": round(seconds, 1), "jobs": jobs, "left": left}) + "\n"
+        )
 
     def record(self, stage: str) -> dict[str, Any]:
         """What :meth:`finish` noted; empty if the stage is not finished, or something that it left is gone."""
@@ -197,7 +200,7 @@ class Study:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         self._check_out()
-        write_text(self.out / MANIFEST, json.dumps(self.manifest(), indent=2) + "\n")
+        write_atomically(self.out / MANIFEST, json.dumps(self.manifest(), indent=2) + "\n")
         if self.data_dir is None and not self.task_dir.exists():
             data.write_synthetic_task(self.task_dir, seed=self.settings.seed, num_training=self.settings.num_images)
 
@@ -248,7 +251,8 @@ class Study:
         parent = next(p for p in (self.out, *self.out.parents) if p.exists())
         if not os.access(parent, os.W_OK | os.X_OK):
             raise StudyError(f"--out must be a folder that can be written, but {parent} cannot; choose another.")
-        if not self.out.exists() or all(p.name in (LOCK, f".{MANIFEST}") for p in self.out.iterdir()):
+        begun = [] if not self.out.exists() else [p.name for p in self.out.iterdir() if p.name != LOCK]
+        if all(name.startswith(f".{MANIFEST}") for name in begun):  # killed before it was a study
             return
         if not file.is_file():
             raise StudyError(
@@ -275,10 +279,3 @@ class Study:
 
 def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step, so that a killed process leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

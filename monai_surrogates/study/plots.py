@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from monai_surrogates import data
+from monai_surrogates.data.files import write_atomically
 from monai_surrogates.study.plan import Study, StudyCell
 from monai_surrogates.study.scores import image_name, prediction_file
 
@@ -91,6 +93,6 @@ def _volume(path: str) -> np.ndarray:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    write_atomically(path, picture.getvalue())

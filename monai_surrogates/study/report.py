@@ -13,9 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from monai_surrogates.data.files import write_atomically
 from monai_surrogates.statistics import RESAMPLES
 from monai_surrogates.study import plots, scores
-from monai_surrogates.study.plan import Study, StudyCell, write_text
+from monai_surrogates.study.plan import Study, StudyCell
 
 
 def write_report(study: Study, console: Console) -> bool:
@@ -32,10 +33,10 @@ def write_report(study: Study, console: Console) -> bool:
     means = scores.image_means(scored)
     summaries = [_summary(means, study, objective, finished) for objective in study.objectives]
     baseline = scores.best_constant_dice(study, list(range(study.settings.run_folds)))
-    write_text(study.out / "per_image.csv", scores.class_scores(scored).to_csv(index=False))
+    write_atomically(study.out / "per_image.csv", scores.class_scores(scored).to_csv(index=False))
     jobs = max((cell.record("train").get("jobs", 1) for cell in finished), default=1)
     document = _document(study, summaries, baseline, jobs)
-    write_text(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
+    write_atomically(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     _print_table(summaries, console)
     _print_notes(study, summaries, baseline, console)
     if jobs > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from monai_surrogates.data.files import write_atomically
 from tests.benchmark.cases import LOSSES, Case, Suite
 from tests.benchmark.measure import Measurement
 from tests.benchmark.results import Results, peers, versions
@@ -116,19 +118,14 @@ def write(results: Results, suite: Suite, out: Path) -> None:
     """All three files, each replaced as a whole."""
     found = verdicts(results, suite)
     record = results.as_json() | {"targets": [asdict(v) | {"met": v.met} for v in found]}
-    _replace(out / JSON_NAME, lambda path: path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8"))
+    write_atomically(out / JSON_NAME, json.dumps(record, indent=1) + "\n")
     sheets = [case_sheet(results, case) for case in results.cases()]
     sheets += [target_sheet(found, results.settings.allocators)]
     text = "\n".join([f"{described(results)}\n", f"{LEGEND}\n", *(sheet.markdown() for sheet in sheets)])
-    _replace(out / TABLE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
-    figure = plot(results, suite)
-    _replace(out / PLOT_NAME, lambda path: figure.savefig(path, format="png", dpi=110))
-
-
-def _replace(path: Path, save: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    save(temporary)
-    temporary.replace(path)
+    write_atomically(out / TABLE_NAME, text)
+    picture = BytesIO()
+    plot(results, suite).savefig(picture, format="png", dpi=110)
+    write_atomically(out / PLOT_NAME, picture.getvalue())
 
 
 def plot(results: Results, suite: Suite) -> Figure:

@@ -128,21 +128,6 @@ def test_a_damaged_cache_is_replaced(tmp_path, items, damage, monkeypatch):
     assert class_counts(items, 4, cache=cache) == first
 
 
-def test_an_interrupted_write_leaves_the_old_cache(tmp_path, items, monkeypatch):
-    cache = tmp_path / "counts.json"
-    class_counts(items, 4, cache=cache)
-    before = cache.read_bytes()
-
-    def interrupted(self, target):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        class_counts(items, 5, cache=cache)
-    assert cache.read_bytes() == before
-    assert not list(tmp_path.glob(".counts*"))
-
-
 @pytest.mark.parametrize("value, found", [(4, "4"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")])
 def test_labels_outside_are_named(tmp_path, value, found):
     voxels = np.zeros((3, 3, 3), np.float32)

@@ -179,6 +179,13 @@ def test_the_same_folder_with_other_settings_is_another_run_but_more_objectives_
         prepared(tmp_path / "out", task, replace(tiny, epochs=7))
 
 
+def test_a_folder_whose_study_was_killed_before_its_first_file_is_new(task, tmp_path, tiny):
+    (tmp_path / "out").mkdir()
+    for name in (".lock", ".study.json", ".study.json.0f3a"):
+        (tmp_path / "out" / name).touch()
+    prepared(tmp_path / "out", task, tiny)
+
+
 def test_two_runs_do_not_write_the_same_folder(task, tmp_path, tiny):
     study = prepared(tmp_path / "out", task, tiny)
     study.open()
