@@ -45,8 +45,8 @@ def class_counts(
         C counts in voxels, exact at any size.
 
     Raises:
-        DataError: no items, an item without the key, an unreadable file, a file with several channels, or a label that is not
-            one of 0 to C − 1.
+        DataError: no items, an item without the key, an unreadable file, a file with several channels, a fraction, or a label
+            that is not one of 0 to C − 1.
     """
     per_image = _counts_per_image(items, num_classes, cache, progress, key, ignore_index)
     return [sum(of_class) for of_class in zip(*per_image, strict=True)]
@@ -141,7 +141,7 @@ def _count_image(path: str, num_classes: int, ignore_index: int | None) -> list[
     found = {value: voxels for value, voxels in value_counts(path).items() if value != ignore_index}
     wrong = sorted(value for value in found if value not in range(num_classes))
     if wrong:
-        listed = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        listed = ", ".join(str(value) for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         expected = f"whole labels from 0 to {num_classes - 1}"
         raise mismatch(
             f"label {path}",

@@ -255,7 +255,7 @@ def _check_label_values(task: MSDTask, label: str) -> None:
     undeclared = sorted(value for value in label_values(label) if value not in task.labels)
     if undeclared:
         expected = "only the declared labels " + ", ".join(f"{value} ({name})" for value, name in task.labels.items())
-        found = ", ".join(f"{value:g}" for value in undeclared[:5]) + (", ..." if len(undeclared) > 5 else "")
+        found = ", ".join(str(value) for value in undeclared[:5]) + (", ..." if len(undeclared) > 5 else "")
         raise mismatch(f"label {label}", expected=expected, found=found, cure="correct the file or the declaration")
 
 

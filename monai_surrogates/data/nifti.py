@@ -32,6 +32,7 @@ _UNREADABLE = (
     WrapStructError,
 )
 _MAX_LABELS = 2**16  # a label map has fewer values than this; a continuous image has more
+_NOISE = 1e-3  # a label that the header's slope and intercept have left this near to a whole number is that number
 
 
 class VolumeHeader(NamedTuple):
@@ -53,19 +54,14 @@ def _reading(path: StrPath) -> Iterator[None]:
         raise mismatch(f"file {path}", expected="a readable NIfTI volume", found=f"({reason})", cure=cure) from error
 
 
-def _open_volume(path: StrPath) -> Any:
+def _open_nifti(path: StrPath) -> Any:
     with _reading(path):
         image = nib.load(path) if os.fspath(path).lower().endswith((".nii", ".nii.gz")) else None
     if not isinstance(image, nib.Nifti1Image):
         cure = "convert the file to NIfTI"
         raise mismatch(f"file {path}", expected="a NIfTI volume (.nii or .nii.gz)", found="another format", cure=cure)
-    _check_header(path, image)
-    return image
-
-
-def _check_header(path: StrPath, image: Any) -> None:
-    if len(image.shape) not in (3, 4) or min(image.shape) < 1:
-        expected, cure = "3 dimensions, or 4 with the channels last", "rewrite the file as one volume"
+    if min(image.shape, default=0) < 1:
+        expected, cure = "at least one voxel", "copy the file again"
         raise mismatch(f"file {path}", expected=expected, found=f"shape {image.shape}", cure=cure)
     if image.get_data_dtype().kind not in "iuf":
         expected, cure = "one real number per voxel", "rewrite the file with one number per voxel"
@@ -73,6 +69,7 @@ def _check_header(path: StrPath, image: Any) -> None:
     if not _invertible(image.affine):
         expected, cure = "an affine that can be inverted", "repair its sform or qform"
         raise mismatch(f"file {path}", expected=expected, found=np.asarray(image.affine).tolist(), cure=cure)
+    return image
 
 
 def _invertible(affine: npt.NDArray[np.float64]) -> bool:
@@ -91,8 +88,35 @@ def read_header(path: StrPath) -> VolumeHeader:
     Raises:
         DataError: the file is not a readable NIfTI volume.
     """
-    image = _open_volume(path)
-    return VolumeHeader(tuple(int(size) for size in image.shape), np.asarray(image.affine, dtype=np.float64))
+    image = _open_nifti(path)
+    if len(image.shape) not in (3, 4):
+        expected, cure = "3 dimensions, or 4 with the channels last", "rewrite the file as one volume"
+        raise mismatch(f"file {path}", expected=expected, found=f"shape {image.shape}", cure=cure)
+    return VolumeHeader(_ints(image.shape), np.asarray(image.affine, dtype=np.float64))
+
+
+def read_label_header(path: StrPath) -> VolumeHeader:
+    """Reads shape and affine of a label map; no voxel is read.
+
+    Args:
+        path: a .nii or .nii.gz file with one label per voxel. Axes of length 1 at the end do not matter: a slice may be
+            stored as (H, W), a volume as (H, W, D, 1).
+
+    Returns:
+        The shape (H, W, D) and the 4 x 4 affine from voxel indices to millimetres.
+
+    Raises:
+        DataError: the file is not a readable NIfTI volume, or has several channels.
+    """
+    image = _open_nifti(path)
+    if max(image.shape[3:], default=1) > 1:
+        found, cure = f"shape {image.shape}", "write one label per voxel"
+        raise mismatch(f"label {path}", expected="a label map", found=found, cure=cure)
+    return VolumeHeader(_ints((*image.shape, 1, 1)[:3]), np.asarray(image.affine, dtype=np.float64))
+
+
+def _ints(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(int(size) for size in shape)
 
 
 def corner_shift(shape: tuple[int, ...], affine: npt.ArrayLike, other: npt.ArrayLike) -> float:
@@ -132,14 +156,20 @@ def check_same_grid(image_path: StrPath, label_path: StrPath, tolerance: float =
         DataError: a file is unreadable, the shapes differ, or a corner is further off than the tolerance.
     """
     image, label = read_header(image_path), read_header(label_path)
-    where, cure = f"label {label_path}", "resample the label map onto the grid of its image"
-    if label.shape not in (image.shape[:3], (*image.shape[:3], 1)):
-        expected = f"the shape {image.shape[:3]} of its image {image_path}"
-        raise mismatch(where, expected=expected, found=label.shape, cure=cure)
-    shift = corner_shift(image.shape[:3], image.affine, label.affine)
+    of, cure = f"its image {image_path}", "resample the label map onto the grid of its image"
+    _check_grid(f"label {label_path}", label, of, image, cure, tolerance)
+
+
+def _check_grid(
+    where: str, found: VolumeHeader, of: str, expected: VolumeHeader, cure: str, tolerance: float = 0.01
+) -> None:
+    shape = expected.shape[:3]
+    if found.shape not in (shape, (*shape, 1)):
+        raise mismatch(where, expected=f"the shape {shape} of {of}", found=found.shape, cure=cure)
+    shift = corner_shift(shape, expected.affine, found.affine)
     if not shift <= tolerance:
-        expected = f"the affine of its image {image_path}"
-        raise mismatch(where, expected=expected, found=f"a corner that is {shift:.3g} voxels away", cure=cure)
+        away = f"a corner that is {shift:.3g} voxels away"
+        raise mismatch(where, expected=f"the affine of {of}", found=away, cure=cure)
 
 
 def iter_slabs(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[Any]]:
@@ -158,11 +188,15 @@ def iter_slabs(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[A
     Raises:
         DataError: the file is not a readable NIfTI volume.
     """
-    kind = type(_open_volume(path))
+    yield from _slabs(path, read_header(path).shape, max_voxels)
+
+
+def _slabs(path: StrPath, shape: tuple[int, ...], max_voxels: int) -> Iterator[npt.NDArray[Any]]:
+    kind = type(_open_nifti(path))
     # One stream of our own: a .nii.gz is decompressed once, however many slabs are read, and read to its checksum.
     with _reading(path), ImageOpener(os.fspath(path)) as stream:
-        data = kind.from_file_map(kind.make_file_map({"image": stream})).dataobj
-        for slab in _slab_slices(data.shape, max_voxels):
+        data = kind.from_file_map(kind.make_file_map({"image": stream})).dataobj.reshape(shape)
+        for slab in _slab_slices(shape, max_voxels):
             yield np.asarray(data[slab])
         while stream.read(2**16):
             pass
@@ -176,24 +210,87 @@ def _slab_slices(shape: tuple[int, ...], max_voxels: int) -> list[tuple[slice | 
     return [(slice(None), slice(None), slice(i, i + step), *channel) for channel in channels for i in starts]
 
 
-def value_counts(path: StrPath) -> Counter[float]:
-    """Counts how often each value occurs in a label map, slab by slab.
+def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[np.integer[Any]]]:
+    """Streams a label map in slabs along its last axis, as whole numbers; never more than one slab is in memory.
+
+    Values within 0.001 of a whole number are that number, such as the 0.9999 that the header's slope makes of a 1.
 
     Args:
-        path: a NIfTI label map.
+        path: a label map; see `read_label_header`.
+        max_voxels: voxels per slab; see `iter_slabs`.
 
-    Returns:
-        Voxels per value, exact at any size.
+    Yields:
+        Integer arrays (H, W, d), d ≤ D.
 
     Raises:
-        DataError: the file is unreadable, has several channels, or so many values that it is no label map.
+        DataError: the file is unreadable, has several channels, or holds a fraction, a NaN or an infinity.
     """
-    shape = read_header(path).shape
-    if max(shape[3:], default=1) > 1:
-        found, cure = f"shape {shape}", "write one label per voxel"
-        raise mismatch(f"label {path}", expected="a label map", found=found, cure=cure)
-    total: Counter[float] = Counter()
-    for slab in iter_slabs(path):
+    for slab in _slabs(path, read_label_header(path).shape, max_voxels):
+        yield slab if slab.dtype.kind in "iu" else _nearest_labels(path, slab)
+
+
+def _nearest_labels(path: StrPath, slab: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    nearest = np.rint(slab)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and near nothing
+        is_label = (np.abs(slab - nearest) < _NOISE) & (np.abs(nearest) < 2**53)
+    if not is_label.all():
+        expected, cure = "whole numbers as labels", "resample label maps by nearest neighbour, or correct the file"
+        raise mismatch(f"label {path}", expected=expected, found=str(slab[~is_label][0]), cure=cure)
+    labels: npt.NDArray[np.int64] = nearest.astype(np.int64)
+    return labels
+
+
+def iter_label_pairs(
+    prediction_path: StrPath, reference_path: StrPath, max_voxels: int = 2**20
+) -> Iterator[tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]]:
+    """Streams a predicted label map beside its reference, slab by slab; the headers are compared before a voxel is read.
+
+    Args:
+        prediction_path: a label map; see `read_label_header`.
+        reference_path: a label map of the same voxels.
+        max_voxels: voxels per slab; see `iter_slabs`.
+
+    Returns:
+        Pairs of integer arrays (H, W, d), prediction and reference; what `iter_labels` raises, they raise.
+
+    Raises:
+        DataError: a header is unreadable, the shapes differ, or a corner voxel lies elsewhere by 1 % of a voxel.
+    """
+    prediction, reference = read_label_header(prediction_path), read_label_header(reference_path)
+    of, cure = f"its reference {reference_path}", "resample the prediction onto the grid of its reference"
+    _check_grid(f"prediction {prediction_path}", prediction, of, reference, cure)
+    return zip(iter_labels(prediction_path, max_voxels), iter_labels(reference_path, max_voxels), strict=True)
+
+
+def read_labels(path: StrPath) -> npt.NDArray[np.integer[Any]]:
+    """Reads a whole label map.
+
+    Args:
+        path: a label map; see `read_label_header`.
+
+    Returns:
+        Whole numbers (H, W, D).
+
+    Raises:
+        DataError: as `iter_labels`.
+    """
+    return np.concatenate(list(iter_labels(path)), axis=2)
+
+
+def value_counts(path: StrPath) -> Counter[int]:
+    """Counts how often each label occurs in a label map, slab by slab.
+
+    Args:
+        path: a label map; see `read_label_header`.
+
+    Returns:
+        Voxels per label, exact at any size.
+
+    Raises:
+        DataError: as `iter_labels`, or so many values that it is no label map.
+    """
+    total: Counter[int] = Counter()
+    for slab in iter_labels(path):
         values, counts = np.unique(slab, return_counts=True)
         total.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         if len(total) > _MAX_LABELS:
@@ -202,16 +299,16 @@ def value_counts(path: StrPath) -> Counter[float]:
     return total
 
 
-def label_values(path: StrPath) -> set[float]:
-    """Returns the values that occur in a label map, fractions and NaN included.
+def label_values(path: StrPath) -> set[int]:
+    """Returns the labels that occur in a label map.
 
     Args:
-        path: a NIfTI label map.
+        path: a label map; see `read_label_header`.
 
     Returns:
-        The set of values.
+        The set of labels.
 
     Raises:
-        DataError: the file is unreadable, or has so many values that it is no label map.
+        DataError: as `value_counts`.
     """
     return set(value_counts(path))

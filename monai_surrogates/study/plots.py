@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from monai_surrogates import data
 from monai_surrogates.data.files import write_atomically
+from monai_surrogates.data.nifti import read_labels
 from monai_surrogates.study.plan import Study, StudyCell
 from monai_surrogates.study.scores import image_name, prediction_file
 
@@ -46,7 +47,7 @@ def plot_case(study: Study, cells: list[StudyCell], means: pd.DataFrame, path: P
     if case is None:
         return False
     item, dice = case
-    image, reference = _volume(item["image"]), _volume(item["label"])[..., 0]
+    image, reference = _volume(item["image"]), read_labels(item["label"])
     slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
     background = image[:, :, slice_, 0]
     figure = Figure(figsize=(2.6 * (len(cells) + 2), 3.4), layout="constrained")
@@ -54,7 +55,7 @@ def plot_case(study: Study, cells: list[StudyCell], means: pd.DataFrame, path: P
     _panel(panels[0], background, "image")
     _panel(panels[1], background, "reference", (reference[..., slice_], REFERENCE_COLOUR))
     for axes, cell in zip(panels[2:], cells, strict=True):
-        prediction = _volume(prediction_file(cell, item["image"]))[..., 0]
+        prediction = read_labels(prediction_file(cell, item["image"]))
         outlines = ((prediction[..., slice_], PREDICTION_COLOUR), (reference[..., slice_], REFERENCE_COLOUR))
         _panel(axes, background, f"{cell.objective}\nDice {dice[cell.objective]:.2f} (whole image)", *outlines)
     figure.suptitle(f"{image_name(item['image'])}, slice {slice_}: reference yellow, prediction red")

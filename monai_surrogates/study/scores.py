@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
 
 from monai_surrogates import data
 from monai_surrogates.core import Overlap, ScoreTable, hard_overlap
+from monai_surrogates.data.nifti import iter_label_pairs, value_counts
 from monai_surrogates.statistics import mean_interval
 from monai_surrogates.study.plan import Study, StudyCell
 
@@ -27,9 +28,15 @@ def image_name(path: str) -> str:
     return name.removesuffix(".gz").removesuffix(".nii")
 
 
-def read_label_map(path: str) -> torch.Tensor:
-    """A label map as (1, 1, N) int64; a trailing axis of length 1 does not matter."""
-    return torch.from_numpy(np.asarray(nib.load(path).dataobj).astype(np.int64).reshape(1, 1, -1))
+def overlap_of_files(prediction: str, reference: str, num_classes: int) -> Overlap:
+    """The counts (1, C) of a predicted label map and its reference, both NIfTI files, added up slab by slab."""
+    pairs = iter_label_pairs(prediction, reference)
+    return reduce(Overlap.plus, (hard_overlap(_one_image(p), _one_image(r), num_classes) for p, r in pairs))
+
+
+def _one_image(labels: np.ndarray) -> torch.Tensor:
+    """A batch (1, 1, H, W, d)."""
+    return torch.from_numpy(labels.astype(np.int64))[None, None]
 
 
 def prediction_file(cell: StudyCell, image: str) -> str:
@@ -57,8 +64,7 @@ def score_cell(study: Study, cell: StudyCell) -> ScoredCell:
     items = data.split(task, study.settings.folds, cell.fold, study.settings.seed).evaluation
     overlaps = []
     for item in items:
-        reference = read_label_map(item["label"])
-        overlaps.append(hard_overlap(read_label_map(prediction_file(cell, item["image"])), reference, task.num_classes))
+        overlaps.append(overlap_of_files(prediction_file(cell, item["image"]), item["label"], task.num_classes))
     counts = Overlap(*(torch.cat(of_images)[:, 1:] for of_images in zip(*overlaps, strict=True)))
     images = tuple(image_name(item["image"]) for item in items)
     return ScoredCell(cell.objective, images, ScoreTable(counts, tuple(task.labels.values())[1:]))
@@ -91,7 +97,8 @@ def best_constant_dice(study: Study, folds: list[int]) -> float | None:
     volumes = []
     for fold in folds:
         for item in data.split(task, study.settings.folds, fold, study.settings.seed).evaluation:
-            volumes.append(read_label_map(item["label"]).flatten().bincount(minlength=task.num_classes))
+            voxels = value_counts(item["label"])
+            volumes.append(torch.tensor([voxels[label] for label in task.labels]))
     return dice_of_constant_masks(torch.stack(volumes))
 
 

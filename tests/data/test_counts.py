@@ -128,12 +128,21 @@ def test_a_damaged_cache_is_replaced(tmp_path, items, damage, monkeypatch):
     assert class_counts(items, 4, cache=cache) == first
 
 
-@pytest.mark.parametrize("value, found", [(4, "4"), (-1, "-1"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")])
-def test_labels_outside_are_named(tmp_path, value, found):
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        (4, "whole labels from 0 to 3, found 4"),
+        (-1, "whole labels from 0 to 3, found -1"),
+        (0.5, "whole numbers as labels, found 0.5"),
+        (np.nan, "whole numbers as labels, found nan"),
+        (np.inf, "whole numbers as labels, found inf"),
+    ],
+)
+def test_labels_outside_are_named(tmp_path, value, said):
     voxels = np.zeros((3, 3, 3), np.float32)
     voxels[1, 1, 1] = value
     item = write(tmp_path / "wrong.nii.gz", voxels)
-    with pytest.raises(DataError, match=rf"wrong.nii.gz: expected whole labels from 0 to 3, found {found};"):
+    with pytest.raises(DataError, match=rf"wrong.nii.gz: expected {said};"):
         class_counts([item], 4, cache=tmp_path / "counts.json")
     assert not (tmp_path / "counts.json").exists()
 

@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from monai_surrogates.data import DataError, check_same_grid
-from monai_surrogates.data.nifti import corner_shift, iter_slabs, label_values, read_header, value_counts
+from monai_surrogates.data.nifti import (
+    corner_shift,
+    iter_label_pairs,
+    iter_labels,
+    iter_slabs,
+    label_values,
+    read_header,
+    read_label_header,
+    read_labels,
+    value_counts,
+)
 
 SHAPE = (20, 10, 5)
 AFFINE = np.diag([-1.0, -1.0, 2.5, 1.0])
@@ -146,12 +156,101 @@ def test_values_are_counted_as_numpy_counts_them(tmp_path):
     assert [counts[label] for label in range(5)] == np.bincount(voxels.ravel(), minlength=5).tolist()
 
 
-def test_fractions_negative_values_and_nan_are_reported(tmp_path):
-    voxels = np.zeros((4, 4, 4), np.float32)
-    voxels[0, 0, :3] = (0.5, -2.0, np.nan)
-    values = label_values(write(tmp_path / "a.nii", voxels))
-    assert {0.0, 0.5, -2.0} <= values
-    assert sum(np.isnan(value) for value in values) == 1
+@pytest.mark.parametrize("near", [0.9999, 1.0009, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_value_near_a_whole_number_is_that_label(tmp_path, near, dtype):
+    voxels = np.zeros((4, 4, 4), dtype)
+    voxels[0, 0, :3] = (near, near + 1, near - 3)
+    assert value_counts(write(tmp_path / "a.nii", voxels)) == {0: 61, 1: 1, 2: 1, -2: 1}
+
+
+@pytest.mark.parametrize("levels", [255, 1000, 65535])
+def test_labels_stored_with_a_slope_are_whole_numbers(tmp_path, levels):
+    image = nib.Nifti1Image(np.array([[[0, levels, levels]]], np.uint16), np.eye(4))
+    image.header.set_slope_inter(1 / levels, 0)
+    image.to_filename(tmp_path / "a.nii.gz")
+    (slab,) = iter_labels(tmp_path / "a.nii.gz")
+    assert slab.dtype.kind == "i"
+    assert slab.tolist() == [[[0, 1, 1]]]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (0.5, "0.5"),
+        (-1.25, "-1.25"),
+        (1.0011, "1.0011"),
+        (0.998, "0.998"),
+        (np.nan, "nan"),
+        (np.inf, "inf"),
+        (-np.inf, "-inf"),
+        (1e30, r"1e\+30"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_no_label_is_refused_with_the_file_and_the_value(tmp_path, value, found, dtype):
+    voxels = np.zeros((4, 4, 4), dtype)
+    voxels[3, 3, 3] = value
+    path = write(tmp_path / "a.nii", voxels)
+    words = (
+        rf"label .*a\.nii: expected whole numbers as labels, found {found}; resample label maps by nearest neighbour"
+    )
+    for read in (label_values, value_counts, read_labels):
+        with pytest.raises(ValueError, match=words):
+            read(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+def test_whole_numbers_keep_the_type_of_the_file(tmp_path, dtype):
+    voxels = np.random.default_rng(0).integers(0, 5, SHAPE).astype(dtype)
+    labels = read_labels(write(tmp_path / "a.nii.gz", voxels))
+    assert labels.dtype == dtype
+    np.testing.assert_array_equal(labels, voxels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "read"), [((6, 5), (6, 5, 1)), ((6, 5, 4, 1), (6, 5, 4)), ((6, 5, 4, 1, 1), (6, 5, 4)), ((6,), (6, 1, 1))]
+)
+def test_axes_of_length_1_at_the_end_do_not_matter(tmp_path, shape, read):
+    voxels = np.random.default_rng(0).integers(0, 5, shape).astype(np.uint8)
+    path = write(tmp_path / "a.nii.gz", voxels)
+    assert read_label_header(path).shape == read
+    np.testing.assert_array_equal(read_labels(path), voxels.reshape(read))
+
+
+def test_pairs_are_slabs_of_the_same_voxels(tmp_path):
+    rng = np.random.default_rng(0)
+    prediction, reference = (rng.integers(0, 3, SHAPE).astype(np.uint8) for _ in range(2))
+    paths = write(tmp_path / "p.nii.gz", prediction[..., None]), write(tmp_path / "r.nii", reference.astype(np.float32))
+    pairs = list(iter_label_pairs(*paths, max_voxels=400))
+    assert [p.shape for p, _ in pairs] == [r.shape for _, r in pairs] == [(20, 10, 2), (20, 10, 2), (20, 10, 1)]
+    for side, expected in enumerate((prediction, reference)):
+        np.testing.assert_array_equal(np.concatenate([pair[side] for pair in pairs], axis=2), expected)
+
+
+def test_pairs_of_another_grid_are_refused_before_a_voxel_is_read(tmp_path):
+    reference = write(tmp_path / "r.nii", np.zeros((6, 5, 4), np.uint8))
+    turned = write(tmp_path / "p.nii", np.zeros((5, 6, 4), np.uint8))
+    words = (
+        r"prediction .*p\.nii: expected the shape \(6, 5, 4\) of its reference .*r\.nii, found \(5, 6, 4\); resample"
+    )
+    with pytest.raises(DataError, match=words):
+        iter_label_pairs(turned, reference)
+    moved = write(tmp_path / "m.nii", np.zeros((6, 5, 4), np.uint8), shifted(0.5, 0))
+    with pytest.raises(
+        DataError, match=r"m\.nii: expected the affine of its reference .*r\.nii, found a corner that is 0.5"
+    ):
+        iter_label_pairs(moved, reference)
+
+
+def test_pairs_need_the_memory_of_a_slab(tmp_path):
+    paths = [write(tmp_path / name, np.zeros((128, 128, 200), np.uint8)) for name in ("p.nii.gz", "r.nii.gz")]
+    list(iter_label_pairs(*paths, 2**14))
+    tracemalloc.start()
+    assert sum(p.size for p, _ in iter_label_pairs(*paths, 2**14)) == 128 * 128 * 200
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 128 * 128 * 200 / 4
 
 
 def test_a_continuous_image_is_no_label_map(tmp_path):
