@@ -12,6 +12,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import DiskSaver
 from ignite.utils import manual_seed
 from monai.data.utils import set_rnd
 from monai.handlers import CheckpointSaver
@@ -79,7 +80,7 @@ class ResumableTraining:
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
         if isinstance(interval, bool) or not hasattr(interval, "__index__") or interval < 1:
             raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
-        self.path, self.resume, self.interval = Path(path), resume, int(interval)
+        self.path, self.resume, self.interval = Path(path).expanduser(), resume, int(interval)
         self.objects = dict(objects)
         self._seed = 0
 
@@ -113,16 +114,14 @@ class ResumableTraining:
 
     def epoch_completed(self, engine: Engine) -> None:
         """Save, if it is time."""
-        if idist.get_rank() == 0 and (_is_last(engine) or engine.state.epoch % self.interval == 0):
+        if _is_last(engine) or engine.state.epoch % self.interval == 0:
             self.save(engine)
 
     def save(self, engine: Engine) -> None:
-        """Write the file."""
+        """Write the file. Every rank calls it, because the states of some objects need all of them; the first one writes."""
         state = {name: _plain(item.state_dict()) for name, item in self._items(engine).items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}")
-        torch.save({**state, "trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}, temporary)
-        temporary.replace(self.path)
+        state |= {"trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}
+        DiskSaver(self.path.parent, atomic=True, require_empty=False)(state, self.path.name)
 
     def load(self, engine: Engine) -> None:
         """Put the engine and all objects into the state of the file."""

@@ -1,9 +1,13 @@
 """A training that was stopped and resumed is the one that was not, to the last digit."""
 
 import logging
+import multiprocessing
+import os
 import random
 import re
+import signal
 import socket
+import time
 from datetime import timedelta
 
 import numpy as np
@@ -303,6 +307,72 @@ def test_numpy_s_numbers_in_a_state_are_read_again(tmp_path):
         engine.run([0], max_epochs=2)
     assert [item.priority for item in saver._saved] == [2.0]
     assert torch.load(tmp_path / "last.pt", weights_only=True)["model"]._metadata[""]["version"] == 2
+
+
+def test_a_path_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    engine_at("~/run/last.pt", limit={"max_epochs": 2})
+    assert (tmp_path / "run" / "last.pt").is_file()
+    assert engine_at("~/run/last.pt", resume=True, limit={"max_epochs": 3}) == [5, 6]
+
+
+def save_for_ever(path):
+    """A training that does little else than saving 8 MiB, in which every weight is the number of the epoch."""
+    network = nn.Linear(2**21, 1, bias=False)
+    engine = Engine(lambda engine, batch: network.weight.data.fill_(engine.state.epoch))
+    ResumableTraining(path, {"model": network}, resume=path.is_file()).attach(engine)
+    engine.run([0], max_epochs=10**6)
+
+
+def last_save(path):
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_training_killed_at_any_instant_leaves_a_file_that_loads(tmp_path):
+    path, instants, epochs = tmp_path / "last.pt", random.Random(0), [0]
+    for _ in range(12):
+        before, deadline = last_save(path), time.monotonic() + 60
+        training = multiprocessing.get_context("fork").Process(target=save_for_ever, args=(path,))
+        training.start()
+        while last_save(path) == before and training.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(instants.uniform(0, 0.05))
+        os.kill(training.pid, signal.SIGKILL)
+        training.join()
+        assert training.exitcode == -signal.SIGKILL
+        state = torch.load(path, weights_only=True)
+        epochs.append(state["trainer"]["iteration"])
+        assert (state["model"]["weight"] == epochs[-1]).all()
+    assert epochs == sorted(set(epochs))  # each training went on from the file of the one before
+
+
+class Unwritable:
+    """An object whose state cannot be written."""
+
+    def state_dict(self):
+        return {"lock": self}
+
+    def __reduce__(self):
+        raise ValueError("no state today")
+
+
+def test_a_save_that_fails_keeps_the_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "last.pt"
+    engine_at(path, limit={"max_epochs": 2})
+    with pytest.raises(ValueError, match="no state today"):
+        engine_at(path, limit={"max_epochs": 3}, objects={"model": Unwritable()})
+    assert torch.load(path, weights_only=True)["trainer"]["iteration"] == 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_of_the_version_before_loads(tmp_path):
+    network, before = nn.Linear(1, 1), nn.Linear(1, 1)
+    state = {"model": before.state_dict(), "trainer": {"epoch_length": 2, "iteration": 4, "max_epochs": 2}}
+    torch.save({**state, "best": {"best_metric": 0.5, "best_metric_epoch": 1.0}, "seed": 7}, tmp_path / "last.pt")
+    ran = engine_at(tmp_path / "last.pt", resume=True, limit={"max_epochs": 3}, objects={"model": network})
+    assert ran == [5, 6]
+    assert_same(network.state_dict(), before.state_dict())
 
 
 def rank_main(rank, port, folder, results):
