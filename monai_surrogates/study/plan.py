@@ -92,20 +92,27 @@ class StudyCell:
         """Written when the stage is finished; holds how long it took and what it left."""
         return self.folder / f"{stage}.done.json"
 
-    def finish(self, stage: str, seconds: float, jobs: int) -> None:
-        """Note that a stage is finished, and what it left."""
+    def finish(self, stage: str, seconds: float, jobs: int, seconds_per_epoch: float | None = None) -> None:
+        """Note that a stage is finished, how long it took, and what it left."""
         results = self.folder / ("models" if stage == "train" else "eval/predictions")
         left = sorted(str(path.relative_to(self.folder)) for path in results.glob("*") if path.is_file())
-        write_atomically(
-            self.marker(stage), json.dumps({"seconds": round(seconds, 1), "jobs": jobs, "left": left}) + "\n"
-        )
+        noted = {"seconds": round(seconds, 1), "seconds_per_epoch": seconds_per_epoch, "jobs": jobs, "left": left}
+        write_atomically(self.marker(stage), json.dumps(noted) + "\n")
+
+    def noted(self, stage: str) -> dict[str, Any]:
+        """What :meth:`finish` noted, whether or not it is still there; empty if the stage is not finished."""
+        try:
+            noted = json.loads(self.marker(stage).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
 
     def record(self, stage: str) -> dict[str, Any]:
         """What :meth:`finish` noted; empty if the stage is not finished, or something that it left is gone."""
+        noted = self.noted(stage)
         try:
-            record = json.loads(self.marker(stage).read_text(encoding="utf-8"))
-            return record if all((self.folder / name).is_file() for name in record["left"]) else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            return noted if all((self.folder / name).is_file() for name in noted["left"]) else {}
+        except (KeyError, TypeError):
             return {}
 
     def todo(self) -> list[str]:

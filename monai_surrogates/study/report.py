@@ -34,7 +34,7 @@ def write_report(study: Study, console: Console) -> bool:
     summaries = [_summary(means, study, objective, finished) for objective in study.objectives]
     baseline = scores.best_constant_dice(study, list(range(study.settings.run_folds)))
     write_atomically(study.out / "per_image.csv", scores.class_scores(scored).to_csv(index=False))
-    jobs = max((cell.record("train").get("jobs", 1) for cell in finished), default=1)
+    jobs = max((cell.noted("train").get("jobs", 1) for cell in finished), default=1)
     document = _document(study, summaries, baseline, jobs)
     write_atomically(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     _print_table(summaries, console)
@@ -52,7 +52,8 @@ def _summary(means: pd.DataFrame, study: Study, objective: str, finished: list[S
     if dead:
         logs = [str(cell.log(cell.todo()[0]).relative_to(study.out)) for cell in dead]
         return {"objective": objective, "status": "failed", "logs": logs}
-    times = [seconds for cell in cells if (seconds := scores.seconds_per_epoch(cell)) is not None]
+    noted = [cell.noted("train").get("seconds_per_epoch") for cell in cells]
+    times = [seconds for seconds in noted if seconds is not None]
     return scores.summarise(means, objective, sum(times) / len(times) if times else None)
 
 

@@ -134,14 +134,3 @@ def summarise(means: pd.DataFrame, objective: str, seconds_per_epoch: float | No
     for score in STUDY_SCORES:
         summary[score] = mean_with_interval(means.loc[means["objective"] == objective, score].to_numpy())
     return {**summary, "seconds_per_epoch": seconds_per_epoch}
-
-
-def seconds_per_epoch(cell: StudyCell) -> float | None:
-    """Median over the epochs of the time that training took, without validation, from the run's TensorBoard log."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(cell.folder / "eval"))
-    events.Reload()
-    if "seconds_per_epoch" not in events.Tags()["scalars"]:
-        return None
-    return float(np.median([event.value for event in events.Scalars("seconds_per_epoch")]))

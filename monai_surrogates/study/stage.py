@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
 import monai_surrogates
 from monai_surrogates.study.plan import Study, StudyCell
@@ -21,8 +22,9 @@ from monai_surrogates.study.plan import Study, StudyCell
 BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
 
 _ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-# StatsHandler's line, read for the progress bar alone.
+# Lines of StatsHandler: how far a training is, and the seconds that an epoch trained, without validation.
 _ITERATION = re.compile(r"Epoch: (\d+)/(\d+), Iter: (\d+)/(\d+)")
+_EPOCH = re.compile(r"State values: times: \{'EPOCH_COMPLETED': ([^,}]+)")
 
 
 def command(study: Study, cell: StudyCell, stage: str) -> list[str]:
@@ -102,7 +104,7 @@ class StageRunner:
             log.flush()
             code = self._follow(words, log.write, on_progress)
         if code == 0 and not self.stopped:
-            cell.finish(stage, time.monotonic() - started, self.jobs)
+            cell.finish(stage, time.monotonic() - started, self.jobs, seconds_per_epoch(cell.log(stage)))
         return code
 
     def stop(self) -> None:
@@ -132,6 +134,12 @@ class StageRunner:
             code = process.wait()
             self._processes.discard(process)
             return code
+
+
+def seconds_per_epoch(log: Path) -> float | None:
+    """Median over the epochs of the time that training took, without validation; None in the log of an evaluation."""
+    seconds = [float(found) for found in _EPOCH.findall(log.read_text(encoding="utf-8", errors="replace"))]
+    return median(seconds) if seconds else None
 
 
 def why_it_died(log: Path, code: int, count: int = 8) -> str:

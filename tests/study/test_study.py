@@ -15,11 +15,12 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from monai_surrogates import data
 from monai_surrogates.study import Study, StudyError, run_study
 from monai_surrogates.study.estimate import Estimate
-from monai_surrogates.study.stage import command
+from monai_surrogates.study.stage import command, seconds_per_epoch
 from tests.reference import dice_and_iou
 from tests.study.conftest import TINY
 
@@ -40,6 +41,10 @@ def run(study):
     return run_study(study, console, jobs=2), console.file.getvalue()
 
 
+def summary_of(study):
+    return json.loads((study.out / "summary.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, task):
     study = prepared(tmp_path_factory.mktemp("study") / "out", task, TINY)
@@ -58,6 +63,67 @@ def test_what_is_printed_and_written(finished):
     assert all(o["seconds_per_epoch"] > 0 for o in summary["objectives"])
     for picture in ("per_image.png", "case.png"):
         assert (study.out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_time_of_an_epoch_is_the_median_that_tensorboard_shows_and_needs_no_checkpoint(finished):
+    study, _ = finished
+    for cell in study.cells:
+        events = EventAccumulator(str(cell.folder / "eval")).Reload()
+        seconds = [event.value for event in events.Scalars("seconds_per_epoch")]
+        assert len(seconds) == study.settings.epochs
+        assert cell.noted("train")["seconds_per_epoch"] == pytest.approx(
+            np.median(seconds), rel=1e-6
+        )  # TensorBoard keeps float32
+    model = study.cells[0].folder / "models" / "model.pt"
+    kept = model.read_bytes()
+    model.unlink()
+    try:
+        assert run(study)[0]
+        assert all(o["seconds_per_epoch"] > 0 for o in summary_of(study)["objectives"])
+    finally:
+        model.write_bytes(kept)
+
+
+@pytest.mark.slow
+def test_a_study_begun_by_the_version_before_shows_no_time_and_trains_nothing_again(finished):
+    study, _ = finished
+    marker = study.cells[0].marker("train")
+    kept = marker.read_bytes()
+    before = json.loads(kept)
+    del before["seconds_per_epoch"]
+    marker.write_text(json.dumps(before))
+    try:
+        succeeded, text = run(study)
+        assert succeeded, text
+        assert "took" not in text
+        times = [o["seconds_per_epoch"] for o in summary_of(study)["objectives"]]
+        assert times[0] is None
+        assert times[1] > 0
+    finally:
+        marker.write_bytes(kept)
+    assert run(study)[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"seconds": 1, "left": null}'])
+def test_a_damaged_marker_is_a_stage_to_run(tmp_path, tiny, text):
+    (cell,) = prepared(tmp_path / "out", None, tiny, ("soft_dice",)).cells
+    cell.folder.mkdir(parents=True)
+    cell.marker("train").write_text(text)
+    assert cell.todo() == ["train", "evaluate"]
+    assert cell.record("train") == {}
+
+
+def test_an_epoch_costs_the_median_of_its_log(tmp_path):
+    (tmp_path / "log").write_text(
+        "2026-01-01 INFO - Epoch[1] Metrics -- train_dice: 0.5000\n"
+        "2026-01-01 INFO - State values: times: {'EPOCH_COMPLETED': 9.5, 'COMPLETED': 0.0} \n"
+        "2026-01-01 INFO - State values: times: {'EPOCH_COMPLETED': 0.25, 'COMPLETED': 0.0} \n"
+        "2026-01-01 INFO - State values: times: {'EPOCH_COMPLETED': 1e-05, 'COMPLETED': 0.0} \n"
+    )
+    assert seconds_per_epoch(tmp_path / "log") == 0.25
+    (tmp_path / "log").write_text("nothing of the kind")
+    assert seconds_per_epoch(tmp_path / "log") is None
 
 
 @pytest.mark.slow
