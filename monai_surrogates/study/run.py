@@ -1,19 +1,32 @@
-"""Run a study: every cell's stages, with progress and a time estimate, then the report."""
+"""Run a study: every cell's stages, with progress and the time left, then the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from monai_surrogates.study.estimate import Estimate
 from monai_surrogates.study.plan import LOCK, Study, StudyCell, StudyError
 from monai_surrogates.study.report import write_report
 from monai_surrogates.study.stage import StageRunner, why_it_died
+
+# Epochs that cost what an evaluation does, starting its process included: more in a quick study, fewer in a long one.
+EVALUATION = 10
 
 
 def run_study(study: Study, console: Console | None = None, jobs: int = 1) -> bool:
@@ -59,18 +72,20 @@ def _only_one(study: Study) -> Iterator[None]:
 
 
 def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int) -> None:
-    estimate = Estimate([stage for cell in todo for stage in cell.todo()], jobs)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
     )
+    total = sum(_cost(study, stage) for cell in todo for stage in cell.todo())
     runner = StageRunner(study, jobs)
-    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(jobs) as pool:
-        bar = progress.add_task(f"{len(todo)} runs", total=1.0, left=estimate.words())
-        futures = [pool.submit(_run_cell, runner, cell, estimate, progress, bar) for cell in todo]
+    progress = Progress(*columns, console=console, speed_estimate_period=math.inf)
+    with progress, ThreadPoolExecutor(jobs) as pool:
+        bar = progress.add_task(f"{len(todo)} runs", total=total)
+        futures = [pool.submit(_run_cell, runner, cell, progress, bar) for cell in todo]
         try:
             for future in futures:
                 future.result()
@@ -78,30 +93,42 @@ def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int)
             pool.shutdown(wait=False, cancel_futures=True)
             runner.stop()
             raise
-        progress.update(bar, completed=1.0, left="")
+        progress.update(bar, completed=total)
 
 
-def _run_cell(runner: StageRunner, cell: StudyCell, estimate: Estimate, progress: Progress, bar: TaskID) -> None:
-    console = progress.console
-    todo = cell.todo()
-    for position, stage in enumerate(todo):
+def _cost(study: Study, stage: str) -> int:
+    """The share of a stage in the bar, in epochs of training."""
+    return study.settings.epochs if stage == "train" else EVALUATION
 
-        def advance(fraction: float) -> None:
-            estimate.advance(cell, fraction)
-            progress.update(bar, completed=estimate.done(), left=estimate.words())
 
-        estimate.start(cell, stage)
+def _run_cell(runner: StageRunner, cell: StudyCell, progress: Progress, bar: TaskID) -> None:
+    console, waiting = progress.console, cell.todo()
+    while waiting:
+        stage, started = waiting.pop(0), time.monotonic()
+        advance = _advance_by_share(progress, bar, _cost(runner.study, stage))
         code = runner.run(cell, stage, advance)
         if runner.stopped:
             return
-        took = f"{cell.objective}, fold {cell.fold}: {stage} took {estimate.finish(cell, code == 0):.0f} s"
+        advance(1.0)
+        took = f"{cell.objective}, fold {cell.fold}: {stage} took {time.monotonic() - started:.0f} s"
         if code != 0:
-            for skipped in todo[position + 1 :]:
-                estimate.drop(skipped)
+            progress.advance(bar, sum(_cost(runner.study, skipped) for skipped in waiting))
             console.print(
                 f"[red]{took} and failed[/red]; the end of {cell.log(stage)}:", highlight=False, soft_wrap=True
             )
             console.print(why_it_died(cell.log(stage), code), markup=False, highlight=False, soft_wrap=True)
             return
-        progress.update(bar, completed=estimate.done(), left=estimate.words())
-        console.print(f"{took}; {estimate.words() or 'the last one'}", highlight=False)
+        left = progress.tasks[bar].time_remaining
+        console.print(f"{took}; about {timedelta(seconds=left)} left" if left else took, highlight=False)
+
+
+def _advance_by_share(progress: Progress, bar: TaskID, cost: int) -> Callable[[float], None]:
+    """Moves the bar on when a stage tells its finished share."""
+    done = 0.0
+
+    def advance(share: float) -> None:
+        nonlocal done
+        progress.advance(bar, cost * (share - done))
+        done = share
+
+    return advance

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from monai_surrogates import data
 from monai_surrogates.study import Study, StudyError, run_study
-from monai_surrogates.study.estimate import Estimate
 from monai_surrogates.study.stage import command, seconds_per_epoch
 from tests.reference import dice_and_iou
 from tests.study.conftest import TINY
@@ -63,6 +63,18 @@ def test_what_is_printed_and_written(finished):
     assert all(o["seconds_per_epoch"] > 0 for o in summary["objectives"])
     for picture in ("per_image.png", "case.png"):
         assert (study.out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_log_file_says_how_long_each_stage_took_and_how_long_the_rest_will_take(finished):
+    _, text = finished
+    lines = [line for line in text.splitlines() if " took " in line]
+    assert len(lines) == 4
+    assert all(re.fullmatch(r"\w+, fold 0: (train|evaluate) took \d+ s(; about 0:\d\d:\d\d left)?", x) for x in lines)
+    assert "left" in lines[1]
+    assert "left" not in lines[-1]
+    (bar,) = [line for line in text.splitlines() if line.startswith("2 runs")]
+    assert re.search(r"100% 0:\d\d:\d\d 0:00:00 left", bar)
 
 
 @pytest.mark.slow
@@ -263,33 +275,6 @@ def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_pa
     study = prepared(tmp_path / "out", task, tiny)
     first, second = ([w.replace(c.objective, "OBJECTIVE") for w in command(study, c, "train")] for c in study.cells)
     assert first == second
-
-
-def test_the_estimate_is_what_stages_of_the_kind_cost(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("monai_surrogates.study.estimate.time.monotonic", lambda: now)
-    estimate = Estimate(["train", "evaluate"] * 3, jobs=2)
-    estimate.start("a", "train")
-    estimate.start("b", "train")
-    assert estimate.left() is None
-    assert estimate.words() == "estimating the time"
-    now = 10.0  # starting took 10 s
-    estimate.advance("a", 0.1)
-    now = 20.0  # and half of the training 10 s: 30 s in all; an evaluation is 1.3 starts
-    estimate.advance("a", 0.5)
-    assert estimate.left() == pytest.approx(((30 - 20) * 2 + 30 + 3 * 13) / 2)
-    now = 30.0
-    assert estimate.finish("a") == 30
-    estimate.start("a", "evaluate")
-    now = 36.0
-    estimate.finish("a")
-    estimate.finish("b")  # took 36
-    assert estimate.left() == pytest.approx((33 + 2 * 6) / 2)
-    assert estimate.done() == pytest.approx(36 / (36 + 22.5))
-    for kind in list(estimate.waiting):
-        estimate.drop(kind)
-    assert estimate.left() == 0
-    assert estimate.words() == ""
 
 
 def test_a_schedule_is_an_objective_like_the_others_and_kept_as_they_are(tmp_path):
