@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from numbers import Integral
-from operator import itemgetter
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +39,10 @@ class ScheduledLoss(_Loss):
     DistributedDataParallel are as right as those of the objectives; ``sync=True`` reaches each of them.
 
     Args:
-        objectives: epoch to objective. Epochs are whole numbers or, as in JSON, strings of digits; one of them is 0.
+        objectives: where each objective begins. A key is a number of epochs or a fraction of the training, strictly between 0
+            and 1: 0.5 is half of it, rounded down to whole epochs and at least one (1.0 is refused: it could mean one epoch as
+            well). Strings of them, as JSON has, are read. One key is 0. Fractions become epochs once the length of the
+            training is known, by :meth:`set_length`, which ObjectiveSchedule calls; a training that resumes keeps them.
             An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
@@ -54,8 +57,8 @@ class ScheduledLoss(_Loss):
 
     Raises:
         TypeError: an argument that no loss knows, or an objective that is neither a name nor a loss.
-        ValueError: an unknown name, epochs that are no epochs, double, or without 0, a ramp longer than its objective's
-            interval, or named objectives of logits and of probabilities without an activation.
+        ValueError: an unknown name, keys that are neither epochs nor fractions, double, or without 0, a ramp longer than its
+            objective's interval, or named objectives of logits and of probabilities without an activation.
 
     References:
         Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), and Eelbode et al., Optimization for medical image
@@ -74,24 +77,34 @@ class ScheduledLoss(_Loss):
     """
 
     def __init__(
-        self, objectives: Mapping[int | str, Objective], *, ramp: int = 0, reduction: str = "mean", **shared: Any
+        self,
+        objectives: Mapping[int | float | str, Objective],
+        *,
+        ramp: int = 0,
+        reduction: str = "mean",
+        **shared: Any,
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum" for a schedule of losses, but is {reduction!r}.')
         super().__init__(reduction=reduction)
-        schedule = _sorted_by_epoch(objectives)
+        schedule = _sorted_by_key(objectives)
         if not _is_count(ramp):
             raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
         self.ramp = int(ramp)
-        self.starts, self.names = list(schedule), _names(schedule.values())
-        self._check_ramp()
+        self._keys, self._objectives = list(schedule), _names(schedule.values())
+        self._begins: list[int] = []  # the epoch of each key, once known
+        self.starts, self.names = self._begins, self._objectives
         named = list(dict.fromkeys(entry for entry in schedule.values() if isinstance(entry, str)))
         parts: dict[str, nn.Module] = {**_build(type(self).__name__, named, reduction, shared)}
-        parts |= {n: loss for n, loss in zip(self.names, schedule.values(), strict=True) if isinstance(loss, nn.Module)}
+        parts |= {
+            n: loss for n, loss in zip(self._objectives, schedule.values(), strict=True) if isinstance(loss, nn.Module)
+        }
         _check_reductions(parts, reduction)
         self.parts = nn.ModuleDict(parts)
         self._told, self._checked, self._warned = False, False, False
         self._stand_at(0)
+        if not self._fractions:
+            self._begin_at([int(key) for key in self._keys])
 
     @property
     def epoch(self) -> int:
@@ -100,8 +113,8 @@ class ScheduledLoss(_Loss):
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known when each objective begins."""
-        return True
+        """Whether it is known when each objective begins: always, but for fractions of a training of unknown length."""
+        return bool(self._begins)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell how many epochs are completed: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
@@ -113,13 +126,30 @@ class ScheduledLoss(_Loss):
         self._told = True
 
     def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have; a schedule with epochs of its own does not depend on it."""
+        """Tell how many epochs the training will have: fractions of it become epochs, the first of them at least 1.
+
+        Raises:
+            ValueError: no number of epochs, or one so small that two objectives begin at once or a ramp outlasts its objective.
+        """
+        if not _is_count(max_epochs) or max_epochs < 1:
+            raise ValueError(f"max_epochs must be a whole number from 1 on, but is {max_epochs!r}.")
+        if self._fractions:
+            self._begin_at([_epoch_of(key, max_epochs) for key in self._keys])
 
     def weights_at(self, epoch: int) -> dict[str, float]:
-        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1."""
+        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1.
+
+        Raises:
+            ValueError: a negative epoch, or one from 1 on before the length that a fraction needs is known.
+        """
         if epoch < 0:
             raise ValueError(f"epoch must be the number of completed epochs, from 0 on, but is {epoch}.")
-        place = bisect_right(self.starts, epoch) - 1
+        if epoch > 0 and not self.is_known:
+            raise ValueError(
+                f"the length of the training must be known from the second epoch on, because {type(self).__name__} switches "
+                f"after {self._fractions[0]:g} of it; tell it by set_length, or give an epoch in place of the fraction."
+            )
+        place = max(0, bisect_right(self.starts, epoch) - 1)
         share = min(1.0, (epoch - self.starts[place] + 1) / (self.ramp + 1)) if place else 1.0
         weights = dict.fromkeys(self.names, 0.0)
         weights[self.names[place]] += share
@@ -141,31 +171,54 @@ class ScheduledLoss(_Loss):
         return total
 
     def get_extra_state(self) -> Tensor:
-        """The epoch, and where the objectives begin: what ``state_dict`` holds beside the objectives' own."""
-        return torch.tensor([self.epoch, *self.starts])
+        """The epoch and, once that is known, where the objective of each key begins."""
+        return torch.tensor([self.epoch, *self._begins])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from the epoch of a ``state_dict``; where the objectives begin is said by the arguments."""
-        self._stand_at(int(state[0]))
+        """Go on from a ``state_dict``: from its epoch, and with its epochs in place of fractions.
+
+        Where an objective begins after a number of epochs, the arguments say it.
+        """
+        epoch, *begins = state.tolist()
+        if self._fractions and len(begins) == len(self._keys) and min(begins) >= 0:
+            self._begin_at([b if isinstance(key, float) else key for key, b in zip(self._keys, begins, strict=True)])
+        if self.is_known:
+            self._stand_at(epoch)
 
     def extra_repr(self) -> str:
-        """The schedule."""
-        entries = ", ".join(f"{start}: {name}" for start, name in zip(self.starts, self.names, strict=True))
-        return f"{{{entries}}}, ramp={self.ramp}"
+        """The schedule, in epochs where they are known."""
+        entries = zip(self.starts or self._keys, self.names, strict=True)
+        schedule = ", ".join(f"{start}: {name}" for start, name in entries)
+        return f"{{{schedule}}}" + (f", ramp={self.ramp}" if self.ramp else "")
+
+    @property
+    def _fractions(self) -> list[float]:
+        return [key for key in self._keys if isinstance(key, float)]
+
+    def _begin_at(self, begins: list[int]) -> None:
+        """Let the objective of each key begin at its epoch."""
+        order = sorted(range(len(begins)), key=begins.__getitem__)
+        starts, names = [begins[i] for i in order], [self._objectives[i] for i in order]
+        for first, second in pairwise(order):
+            if begins[first] == begins[second]:
+                raise ValueError(
+                    f"objectives must begin at different epochs, but {self._keys[first]:g} and {self._keys[second]:g} both "
+                    f"mean epoch {begins[first]}; move them apart, or train longer."
+                )
+        for start, end, name in zip(starts[1:], starts[2:], names[1:], strict=False):
+            if self.ramp > end - start:
+                raise ValueError(
+                    f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
+                    f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
+                )
+        self._begins, self.starts, self.names = begins, starts, names
+        self._stand_at(self._epoch)
 
     def _stand_at(self, epoch: int) -> None:
         weights = {name: weight for name, weight in self.weights_at(epoch).items() if weight > 0}
         self._epoch, self._active = epoch, tuple(weights)
         # A tensor, so that a compiled forward outlives a ramp; on the host, where reading it costs nothing.
         self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
-
-    def _check_ramp(self) -> None:
-        for name, start, end in zip(self.names[1:], self.starts[1:], self.starts[2:], strict=False):
-            if self.ramp > end - start:
-                raise ValueError(
-                    f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
-                    f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
-                )
 
     def _warn_if_untold(self, input: Tensor | Sequence[Tensor]) -> None:
         # A state says the epoch once, and validation needs none; so only training without set_epoch is a mistake.
@@ -194,8 +247,7 @@ class CrossEntropyFirstLoss(ScheduledLoss):
     All else is as in :class:`ScheduledLoss`.
 
     Args:
-        switch_epoch: completed epochs with which the surrogate begins. By default half of the training, which
-            :class:`~monai_surrogates.handlers.ObjectiveSchedule` tells, or :meth:`set_length`.
+        switch_epoch: completed epochs with which the surrogate begins, or the fraction of the training; by default half of it.
         ramp: epochs of the transition.
         **shared: arguments of both, MONAI's names.
 
@@ -215,56 +267,11 @@ class CrossEntropyFirstLoss(ScheduledLoss):
 
     surrogate: ClassVar[str]
 
-    def __init__(self, *, switch_epoch: int | str | None = None, ramp: int = 0, **shared: Any) -> None:
-        if switch_epoch is not None and _as_epoch(switch_epoch) == 0:
+    def __init__(self, *, switch_epoch: float | str | None = None, ramp: int = 0, **shared: Any) -> None:
+        start = 0.5 if switch_epoch is None else _as_key(switch_epoch, "switch_epoch")
+        if start == 0:
             raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.surrogate} is an objective of its own.")
-        later = 1 if switch_epoch is None else switch_epoch
-        self._half_way = switch_epoch is None
-        self._known = not self._half_way
-        super().__init__({0: "cross_entropy", later: self.surrogate}, ramp=ramp, **shared)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is known when the surrogate begins."""
-        return self._known
-
-    def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have: without ``switch_epoch`` the surrogate begins after half of them."""
-        if self._half_way:
-            self._begin_at(max(1, max_epochs // 2))
-
-    def weights_at(self, epoch: int) -> dict[str, float]:
-        """The weight of both objectives once ``epoch`` epochs are completed; they sum to 1.
-
-        Raises:
-            ValueError: neither ``switch_epoch`` nor the length of the training is known, or a negative epoch.
-        """
-        if epoch > 0 and not self.is_known:
-            raise ValueError(
-                f"switch_epoch must be known from the second epoch on, but {type(self).__name__} has none; give it, or "
-                "tell the length of the training by set_length."
-            )
-        return super().weights_at(epoch)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on from a ``state_dict``: from its epoch and, without ``switch_epoch``, with its half of the training."""
-        epoch, _, start = state.tolist()
-        if self._half_way and start > 0:
-            self._begin_at(start)
-        if self.is_known:
-            self._stand_at(epoch)
-
-    def get_extra_state(self) -> Tensor:
-        """The epoch and where the objectives begin; −1 where that is not known yet."""
-        return super().get_extra_state() if self.is_known else torch.tensor([self.epoch, 0, -1])
-
-    def extra_repr(self) -> str:
-        """The schedule."""
-        return super().extra_repr() if self.is_known else f"{self.names[1]} half-way, ramp={self.ramp}"
-
-    def _begin_at(self, start: int) -> None:
-        self.starts, self._known = [0, start], True
-        self._stand_at(self.epoch)
+        super().__init__({0: "cross_entropy", start: self.surrogate}, ramp=ramp, **shared)
 
 
 class CrossEntropyToSoftDiceLoss(CrossEntropyFirstLoss):
@@ -291,35 +298,51 @@ SCHEDULES: dict[str, type[ScheduledLoss]] = {
 }
 
 
-def _as_epoch(key: Any) -> int:
-    if isinstance(key, str) and key.isascii() and key.isdigit():
-        return int(key)
+def _as_key(value: Any, what: str = "a key of objectives") -> int | float:
+    """A number of epochs, or a fraction of the training."""
+    key = value
+    if isinstance(value, str):  # JSON has no other keys
+        try:
+            key = int(value) if value.isascii() and value.isdigit() else float(value)
+        except ValueError:
+            key = None
     if _is_count(key):
         return int(key)
+    if isinstance(key, Real) and 0 < float(key) < 1:
+        return float(key)
     raise ValueError(
-        f"an epoch of a schedule must be a whole number from 0 on, but is {key!r}; count the completed epochs after which "
-        "the objective begins."
+        f"{what} must be an epoch, a whole number from 0 on, or a fraction of the training, above 0 and below 1, but is "
+        f"{value!r}; count the completed epochs after which the objective begins, or write 0.5 for half of the training."
     )
+
+
+def _epoch_of(key: int | float, max_epochs: int) -> int:
+    """⌊f·E⌋ of a fraction f of E epochs, at least 1; 0.29·100 is 28.999999999999996 in floating point and means 29."""
+    return max(1, math.floor(round(key * max_epochs, 9))) if isinstance(key, float) else key
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:
+def _sorted_by_key(objectives: Any) -> dict[int | float, Objective]:
+    """Epochs first, then fractions, each in rising order."""
     if not isinstance(objectives, Mapping) or not objectives:
         raise TypeError(
             'objectives must map epochs to objectives, such as {0: "cross_entropy", 50: "lovasz_softmax"}, '
             f"but is {objectives!r}."
         )
-    by_epoch = sorted(((_as_epoch(key), objective) for key, objective in objectives.items()), key=itemgetter(0))
-    epochs = [epoch for epoch, _ in by_epoch]
-    for epoch, following in pairwise(epochs):
-        if epoch == following:
-            raise ValueError(f"objectives must name each epoch once, but hold {epoch} twice; drop one of the two.")
-    if epochs[0] != 0:
-        raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {epochs[0]}; add a key 0.")
-    return dict(by_epoch)
+    by_key = sorted(
+        ((_as_key(key), objective) for key, objective in objectives.items()),
+        key=lambda entry: (isinstance(entry[0], float), entry[0]),
+    )
+    keys = [key for key, _ in by_key]
+    for key, following in pairwise(keys):
+        if key == following:
+            raise ValueError(f"objectives must name each epoch once, but hold {key} twice; drop one of the two.")
+    if keys[0] != 0:
+        raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {keys[0]}; add a key 0.")
+    return dict(by_key)
 
 
 def _names(objectives: Any) -> list[str]:
