@@ -453,7 +453,7 @@ def test_a_foreign_argument_warns_once_with_its_name(name):
     x, y = random_batch(name)
     for argument in FOREIGN[LOSSES[name][0]]:
         with pytest.warns(UserWarning, match=f"no use for {argument}: not used") as caught:
-            loss = make(name, **{argument: 1})
+            loss = make(name, **{argument: 2})  # not the default of any
             loss(x, y)
             loss(x, y)
         assert len(caught) == 1

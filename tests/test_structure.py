@@ -56,6 +56,7 @@ PUBLIC = {
         "SoftDiceLoss",
         "SoftJaccardCELoss",
         "SoftJaccardLoss",
+        "SoftTverskyCELoss",
         "SoftTverskyLoss",
         "SurrogateCELoss",
         "WeightedCELoss",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,10 +18,14 @@ from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.kernels.operators import for_this_processor, runs_tiled
 from monai_surrogates.losses.arguments import (
     Classes,
+    PerClassArguments,
+    SharedArguments,
     Weight,
     check_classes,
     check_weight,
     fit_weight,
+    named_flags,
+    settings,
     unknown_name,
     warn_of_foreign,
     warn_user,
@@ -29,8 +33,15 @@ from monai_surrogates.losses.arguments import (
 
 
 class SurrogateLoss(_Loss, ABC):
-    """What every loss shares: argument checks, MONAI's flags, and the batch in one form."""
+    """What every loss shares: argument checks, MONAI's flags, and the batch in one form.
 
+    Attributes:
+        declared: the arguments that the class reads.
+        takes_logits: whether the input holds logits even without an activation.
+    """
+
+    declared: ClassVar[tuple[str, ...]] = tuple(SharedArguments.__annotations__)
+    takes_logits: ClassVar[bool] = False
     activation: Callable[[Tensor], Tensor] | None
     class_weight: Tensor | None
 
@@ -66,6 +77,15 @@ class SurrogateLoss(_Loss, ABC):
         self.sync = sync
         self._called = False
         self.register_buffer("class_weight", check_weight(weight))
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that the loss has a use for."""
+        return {name: value for name, value in given.items() if name in cls.declared}
+
+    def extra_repr(self) -> str:
+        """The settings that differ from the defaults."""
+        return settings(self, self.declared)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -177,18 +197,20 @@ class SurrogateLoss(_Loss, ABC):
 class PerClassLoss(SurrogateLoss):
     """A loss per image and class, then the choice of classes, the weights, and the reduction."""
 
+    declared = tuple(PerClassArguments.__annotations__)
     default_classes: ClassVar[Literal["all", "present"]] = "all"
 
     def __init__(
         self,
-        *,
-        include_background: bool = True,
-        other_act: Callable[[Tensor], Tensor] | None = None,
+        *flags: Any,
         batch: bool = False,
         classes: Classes | None = None,
         two_class: bool = False,
         **shared: Any,
     ) -> None:
+        shared = named_flags(type(self).__name__, flags, shared)
+        include_background: bool = shared.pop("include_background", True)
+        other_act: Callable[[Tensor], Tensor] | None = shared.pop("other_act", None)
         super().__init__(**shared)
         choose_activation(self.sigmoid, self.softmax, other_act)  # refuses more than one
         self.other_act = other_act
@@ -198,6 +220,10 @@ class PerClassLoss(SurrogateLoss):
         self.batch = batch
         self.two_class = two_class
         self.classes = check_classes(self.default_classes if classes is None else classes, include_background)
+
+    def extra_repr(self) -> str:
+        """The settings that differ from the defaults."""
+        return settings(self, self.declared, classes=self.default_classes)
 
     @abstractmethod
     def _per_class(self, voxels: Voxels, spatial: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
@@ -67,6 +67,9 @@ class PlainCELoss(SurrogateLoss):
         tensor(1.3863)
     """
 
+    declared = (*SurrogateLoss.declared, "include_background", "label_smoothing", "soft_label", "per_image")
+    takes_logits = True
+
     def __init__(
         self,
         *,
@@ -86,6 +89,12 @@ class PlainCELoss(SurrogateLoss):
             raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
         self.label_smoothing = float(label_smoothing)
         self.per_image = per_image
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that the loss has a use for: ``include_background`` beside weights alone."""
+        unread = ("include_background",) if given.get("weight") is None else ()
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
         if input.ndim < 2 or input.shape[1] == 1:

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import accepted_arguments, warn_of_foreign, warn_user
-from monai_surrogates.losses.base import PerClassLoss, SurrogateLoss
-from monai_surrogates.losses.compound import SurrogateCELoss, named_entry
+from monai_surrogates.losses.arguments import named_flags, warn_of_foreign, warn_user
+from monai_surrogates.losses.base import SurrogateLoss
+from monai_surrogates.losses.compound import SurrogateCELoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
-from monai_surrogates.losses.objectives import OBJECTIVES
+from monai_surrogates.losses.names import LOSSES, named_class
 
 Objective = str | nn.Module
 ACTIVATIONS = ("softmax", "sigmoid", "other_act")
-CONTEXT = ("class_counts", "class_weighting", "structure_volumes")  # no loss warns of it
 
 
 class ScheduledLoss(_Loss):
@@ -43,7 +42,7 @@ class ScheduledLoss(_Loss):
             and 1: 0.5 is half of it, rounded down to whole epochs and at least one (1.0 is refused: it could mean one epoch as
             well). Strings of them, as JSON has, are read. One key is 0. Fractions become epochs once the length of the
             training is known, by :meth:`set_length`, which ObjectiveSchedule calls; a training that resumes keeps them.
-            An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
+            An objective is a name of :func:`~monai_surrogates.losses.loss_class`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
         **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.arguments.PerClassArguments`. Each
@@ -241,13 +240,14 @@ class ScheduledLoss(_Loss):
                     loss.check(input, target)
 
 
-class CrossEntropyFirstLoss(ScheduledLoss):
-    """Cross-entropy first, then the surrogate of its class, so that a config can name it: Eelbode's and Berman's recipe.
+class TwoStageLoss(ScheduledLoss):
+    """The first objective of its class, then the second, so that a config can name both: Eelbode's and Berman's recipe.
 
     All else is as in :class:`ScheduledLoss`.
 
     Args:
-        switch_epoch: completed epochs with which the surrogate begins, or the fraction of the training; by default half of it.
+        *flags: MONAI's first five arguments may come by position.
+        switch_epoch: completed epochs with which the second begins, or the fraction of the training; by default half of it.
         ramp: epochs of the transition.
         **shared: arguments of both, MONAI's names.
 
@@ -265,37 +265,33 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         {'cross_entropy': 0.0, 'soft_dice': 1.0}
     """
 
-    surrogate: ClassVar[str]
+    first: ClassVar[str] = "cross_entropy"
+    second: ClassVar[str]
 
-    def __init__(self, *, switch_epoch: float | str | None = None, ramp: int = 0, **shared: Any) -> None:
+    def __init__(self, *flags: Any, switch_epoch: float | str | None = None, ramp: int = 0, **shared: Any) -> None:
         start = 0.5 if switch_epoch is None else _as_key(switch_epoch, "switch_epoch")
         if start == 0:
-            raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.surrogate} is an objective of its own.")
-        super().__init__({0: "cross_entropy", start: self.surrogate}, ramp=ramp, **shared)
+            raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.second} is an objective of its own.")
+        shared = named_flags(type(self).__name__, flags, shared)
+        super().__init__({0: self.first, start: self.second}, ramp=ramp, **shared)
 
 
-class CrossEntropyToSoftDiceLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then soft Dice; arguments as in :class:`CrossEntropyFirstLoss`."""
+class CrossEntropyToSoftDiceLoss(TwoStageLoss):
+    """Cross-entropy first, then soft Dice; arguments as in :class:`TwoStageLoss`."""
 
-    surrogate = "soft_dice"
-
-
-class CrossEntropyToSoftJaccardLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then soft Jaccard; arguments as in :class:`CrossEntropyFirstLoss`."""
-
-    surrogate = "soft_jaccard"
+    second = "soft_dice"
 
 
-class CrossEntropyToLovaszSoftmaxLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then Lovász-softmax; arguments as in :class:`CrossEntropyFirstLoss`."""
+class CrossEntropyToSoftJaccardLoss(TwoStageLoss):
+    """Cross-entropy first, then soft Jaccard; arguments as in :class:`TwoStageLoss`."""
 
-    surrogate = "lovasz_softmax"
+    second = "soft_jaccard"
 
 
-SCHEDULES: dict[str, type[ScheduledLoss]] = {
-    f"cross_entropy_to_{cls.surrogate}": cls
-    for cls in (CrossEntropyToSoftDiceLoss, CrossEntropyToSoftJaccardLoss, CrossEntropyToLovaszSoftmaxLoss)
-}
+class CrossEntropyToLovaszSoftmaxLoss(TwoStageLoss):
+    """Cross-entropy first, then Lovász-softmax; arguments as in :class:`TwoStageLoss`."""
+
+    second = "lovasz_softmax"
 
 
 def _as_key(value: Any, what: str = "a key of objectives") -> int | float:
@@ -351,12 +347,12 @@ def _names(objectives: Any) -> list[str]:
     found = []
     for objective in objectives:
         if isinstance(objective, str):
-            named_entry("objective", objective, OBJECTIVES)
+            named_class("objective", objective)
             found.append(objective)
             continue
         if not isinstance(objective, nn.Module):
             raise TypeError(
-                f"an objective must be one of {', '.join(OBJECTIVES)}, or a loss (a torch module), but is {objective!r}."
+                f"an objective must be one of {', '.join(LOSSES)}, or a loss (a torch module), but is {objective!r}."
             )
         stem, number = type(objective).__name__, 1
         name = stem
@@ -367,34 +363,26 @@ def _names(objectives: Any) -> list[str]:
     return found
 
 
-def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, SurrogateLoss]:
-    """The losses of these names, each from those of the shared arguments that it knows."""
-    used = {name: _known(OBJECTIVES[name], shared) for name in names}
-    known = set().union(CONTEXT, *used.values())
-    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in known})
-    scores = [name for name in names if issubclass(OBJECTIVES[name], PerClassLoss)]
-    if scores and len(scores) < len(names) and not any(shared.get(flag) for flag in ACTIVATIONS):
-        of_logits = next(name for name in names if name not in scores)
+def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, nn.Module]:
+    """The losses of these names, each from those of the shared arguments that it reads."""
+    classes = {name: named_class("objective", name) for name in names}
+    used = {name: cls.reads(shared) for name, cls in classes.items()}
+    read = set().union(*used.values())
+    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in read})
+    of_logits = [name for name in names if classes[name].takes_logits]
+    of_probabilities = [name for name in names if not classes[name].takes_logits]
+    if of_logits and of_probabilities and not any(shared.get(flag) for flag in ACTIVATIONS):
         raise ValueError(
-            f"softmax or sigmoid must be set in a schedule where {of_logits} reads logits and {scores[0]} probabilities, "
-            "but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."
+            f"softmax or sigmoid must be set in a schedule where {of_logits[0]} reads logits and {of_probabilities[0]} "
+            "probabilities, but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."
         )
-    losses = {name: OBJECTIVES[name](reduction=reduction, **used[name]) for name in scores}
+    cross_entropies = [name for name in names if issubclass(classes[name], PlainCELoss)]
+    losses = {n: classes[n](reduction=reduction, **used[n]) for n in names if n not in cross_entropies}
     excluded = any(loss.excludes_background() for loss in losses.values())
-    for name in names:
-        if name not in scores:  # the flag tells C − 1 weights from a mistake
-            background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
-            losses[name] = OBJECTIVES[name](reduction=reduction, **{**used[name], **background})
+    for name in cross_entropies:  # the flag tells C − 1 weights from a mistake
+        background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
+        losses[name] = classes[name](reduction=reduction, **{**used[name], **background})
     return losses
-
-
-def _known(loss: type[SurrogateLoss], shared: dict[str, Any]) -> dict[str, Any]:
-    names = accepted_arguments(loss)
-    if issubclass(loss, PlainCELoss) and shared.get("weight") is None:
-        names.discard("include_background")  # without weights it means nothing to cross-entropy
-    if shared.get("smoothing") is not None:
-        names -= {"smooth_nr", "smooth_dr"}  # beside it they mean nothing
-    return {name: value for name, value in shared.items() if name in names}
 
 
 def _check_reductions(parts: dict[str, nn.Module], reduction: str) -> None:

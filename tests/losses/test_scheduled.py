@@ -173,8 +173,8 @@ def test_a_named_schedule_takes_it_too(name):
     ("objectives", "arguments", "unused"),
     [
         (CE_LOVASZ, {**COUNTS, **VOLUMES}, "smoothing"),
-        (CE_LOVASZ, {**VOLUMES, "smooth_nr": 0}, "smooth_nr, smoothing"),
-        ({0: "soft_dice", 1: "soft_jaccard"}, {**VOLUMES, "smooth_nr": 0, "smooth_dr": 0}, "smooth_dr, smooth_nr"),
+        (CE_LOVASZ, {**VOLUMES, "smooth_nr": 1}, "smooth_nr, smoothing"),
+        ({0: "soft_dice", 1: "soft_jaccard"}, {**VOLUMES, "smooth_nr": 1, "smooth_dr": 1}, "smooth_dr, smooth_nr"),
     ],
 )
 def test_a_smoothing_without_use_is_one_warning(objectives, arguments, unused):
@@ -221,7 +221,7 @@ def test_weights_without_a_background_reach_cross_entropy_too(background):
 
 def test_an_argument_of_no_objective_warns_once_and_an_unknown_one_is_an_error():
     with pytest.warns(UserWarning, match="^ScheduledLoss has no use for jaccard, lambda_ce: not used") as caught:
-        ScheduledLoss(CE_LOVASZ, **FLAGS, lambda_ce=1, jaccard=False)
+        ScheduledLoss(CE_LOVASZ, **FLAGS, lambda_ce=0.5, jaccard=True)
     assert len(caught) == 1
     with pytest.raises(
         TypeError, match="ScheduledLoss got an unexpected keyword argument 'softmx'; did you mean 'softmax'"

@@ -156,7 +156,7 @@ def test_the_constants_of_an_older_config_give_way_to_the_volumes_and_are_named(
     with pytest.warns(
         UserWarning, match="SoftDiceLoss has no use for jaccard, smooth_dr, smooth_nr: not used"
     ) as caught:
-        loss = SoftDiceLoss(**by_volume, smooth_nr=0, smooth_dr=1e-5, jaccard=True)
+        loss = SoftDiceLoss(**by_volume, smooth_nr=1, smooth_dr=2, jaccard=True)
     assert len(caught) == 1
     torch.testing.assert_close(loss(x, y), SoftDiceLoss(**by_volume)(x, y), rtol=0, atol=0)
 
