@@ -1,5 +1,8 @@
 """One warning names every argument without a use, under the class and at the line of the user."""
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,11 +10,15 @@ from monai_surrogates.losses import (
     LovaszHingeLoss,
     LovaszSoftmaxLoss,
     PlainCELoss,
+    ScheduledLoss,
     SoftDiceCELoss,
     SoftDiceLoss,
     SurrogateCELoss,
     WeightedCELoss,
+    loss_class,
+    make_loss,
 )
+from monai_surrogates.losses.names import LOSSES
 from tests.losses.arguments import SOFTMAX
 
 
@@ -51,3 +58,58 @@ def test_a_warning_points_at_the_line_of_the_user(cls):
 def test_hinge_has_no_use_for_bins():
     with pytest.warns(UserWarning, match="LovaszHingeLoss has no use for bins"):
         LovaszHingeLoss(bins=64)
+
+
+# what MONAI's blocks hold at its defaults, and what asks for nothing
+HARMLESS = {
+    **{"jaccard": False, "squared_pred": False, "smooth_nr": 0, "smooth_dr": 1e-5, "batch": False, "soft_label": False},
+    **{
+        "alpha": 0.5,
+        "beta": 0.5,
+        "lambda_dice": 1.0,
+        "lambda_ce": 1.0,
+        "label_smoothing": 0.0,
+        "include_background": True,
+    },
+    **{"classes": "all", "two_class": False, "per_image": False, "method": "auto", "bins": 4096, "ramp": 0},
+    **{"smoothing": None, "switch_epoch": None, "other_act": None, "weight": None, "class_counts": [9, 1]},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_values_that_ask_for_nothing_are_not_named(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for argument, value in HARMLESS.items():
+            loss_class(name)(**{argument: value})
+        ScheduledLoss({0: SoftDiceLoss()}, **HARMLESS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("lambda_ce", 0.5),
+        ("lambda_dice", 0),
+        ("alpha", 0),
+        ("jaccard", True),
+        ("classes", "present"),
+        ("classes", [1, 2]),
+    ],
+)
+def test_values_that_ask_for_something_are_named(argument, value):
+    cls = PlainCELoss if argument == "classes" else SoftDiceLoss
+    with pytest.warns(UserWarning, match=f"{cls.__name__} has no use for {argument}: not used"):
+        cls(**{argument: value})
+
+
+@pytest.mark.parametrize("array", [torch.tensor([0, 1]), np.array([0, 1])], ids=["tensor", "array"])
+def test_an_array_without_a_use_is_named_like_any_value(array):
+    with pytest.warns(UserWarning, match="PlainCELoss has no use for classes: not used"):
+        PlainCELoss(classes=array)
+
+
+def test_the_outermost_loss_speaks_for_all_it_builds():
+    with pytest.warns(UserWarning, match="^SoftDiceCEToLovaszSoftmaxLoss has no use for alpha, jaccard: not") as caught:
+        make_loss("soft_dice_ce_to_lovasz_softmax", **SOFTMAX, alpha=0.3, jaccard=True, lambda_ce=0.5, bins=64)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
