@@ -125,7 +125,7 @@ class ScheduledLoss(_Loss):
         self._told = True
 
     def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have: fractions of it become epochs, the first of them at least 1.
+        """Tell how many epochs the training will have: its fractions become epochs, rounded down, and at least 1.
 
         Raises:
             ValueError: no number of epochs, or one so small that two objectives begin at once or a ramp outlasts its objective.
