@@ -1,6 +1,7 @@
 """One table of names: every objective by name, any two of them as a schedule, and a new one by one class and one row."""
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ from itertools import permutations
 
 import pytest
 import torch
+from monai.losses import DiceCELoss, DiceLoss, TverskyLoss
 
 from monai_surrogates.losses import (
     LovaszSoftmaxLoss,
@@ -20,7 +22,7 @@ from monai_surrogates.losses import (
     loss_class,
     make_loss,
 )
-from monai_surrogates.losses.arguments import ARGUMENTS
+from monai_surrogates.losses.arguments import ARGUMENTS, POSITIONS
 from monai_surrogates.losses.names import LOSSES, objective_names
 from monai_surrogates.losses.overlap import OverlapLoss
 from tests import test_contract, test_readme
@@ -211,6 +213,14 @@ def test_a_loss_reads_what_it_declares_and_nothing_else(name):
                 cls(**{**flags, argument: something})
 
 
+@pytest.mark.parametrize("theirs", [DiceLoss, DiceCELoss, TverskyLoss])
+def test_the_table_of_arguments_holds_monai_s_with_their_defaults_and_order(theirs):
+    parameters = inspect.signature(theirs).parameters
+    for name, parameter in parameters.items():
+        assert ARGUMENTS[name][0] == getattr(parameter.default, "value", parameter.default)
+    assert tuple(parameters)[: len(POSITIONS)] == POSITIONS
+
+
 # Positions
 
 
@@ -266,6 +276,11 @@ def test_positions_of_monai_s_losses_give_its_values():
 )
 def test_the_repr_shows_what_differs_from_the_defaults_in_one_line(name, arguments, shown):
     assert repr(make_loss(name, **arguments)) == shown
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if not name.endswith("_ce")])
+def test_the_repr_of_a_loss_at_its_defaults_is_its_class(name):
+    assert repr(make_loss(name)) == f"{loss_class(name).__name__}()"
 
 
 def test_the_repr_of_a_compound_shows_its_weights_and_its_parts():
