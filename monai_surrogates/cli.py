@@ -15,8 +15,9 @@ from monai_surrogates._version import __version__
 if TYPE_CHECKING:
     from monai_surrogates.study import Settings
 
-# Names of losses.OBJECTIVES and losses.SCHEDULES, which a test compares with the tables.
+# Names of losses.OBJECTIVES, of further losses and of losses.SCHEDULES, which a test compares with the tables.
 OBJECTIVES = "cross_entropy,weighted_cross_entropy,soft_dice,soft_jaccard,lovasz_softmax"
+FURTHER = "soft_tversky, soft_dice_ce, soft_jaccard_ce, soft_tversky_ce, lovasz_softmax_ce"
 SCHEDULES = "cross_entropy_to_soft_dice, cross_entropy_to_soft_jaccard, cross_entropy_to_lovasz_softmax"
 
 app = typer.Typer(
@@ -56,7 +57,10 @@ def study(
         Path | None, typer.Option(help="Medical Segmentation Decathlon folder; without it an embedded task is written.")
     ] = None,
     objectives: Annotated[
-        str, typer.Option(help=f"Names, separated by commas; further names: {SCHEDULES}.")
+        str,
+        typer.Option(
+            help=f"Names, separated by commas; further names: {FURTHER}; and any two as A_to_B, such as {SCHEDULES}."
+        ),
     ] = OBJECTIVES,
     folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,

@@ -14,6 +14,7 @@ from monai.networks import one_hot
 
 from monai_surrogates import losses
 from monai_surrogates.core.kernels import operators
+from monai_surrogates.losses.names import LOSSES as NAMES
 
 pytestmark = pytest.mark.usefixtures("small_images_are_tiled")
 
@@ -33,33 +34,34 @@ class ScheduledLossInARamp(losses.ScheduledLoss):
         self.set_epoch(1)
 
 
+def named_losses():
+    """Every loss of the table of names, under the stem of its class: all the arguments that it needs to be one of logits."""
+    classes = [losses.loss_class(name) for name in NAMES]
+    of_structures = {losses.LovaszHingeLoss: {"to_onehot_y": True}}
+    context = {**SOFTMAX, "class_counts": COUNTS}
+    return {cls.__name__.removesuffix("Loss"): (cls, of_structures.get(cls, context)) for cls in classes}
+
+
 # id -> class and the arguments that make it a loss of logits, against a label map of three classes ...
 SEVERAL_CLASSES = {
-    "PlainCE": (losses.PlainCELoss, SOFTMAX),
+    **named_losses(),
     "PlainCE, binary": (losses.PlainCELoss, SIGMOID),
-    "WeightedCE": (losses.WeightedCELoss, {**SOFTMAX, "class_counts": COUNTS}),
     "WeightedCE, per image": (losses.WeightedCELoss, {**SOFTMAX, "class_counts": COUNTS, "per_image": True}),
-    "SoftDice": (losses.SoftDiceLoss, SOFTMAX),
     "SoftDice, squared": (losses.SoftDiceLoss, {**SOFTMAX, "squared_pred": True}),
     "SoftDice, batch": (losses.SoftDiceLoss, {**SOFTMAX, "batch": True}),
     "SoftDice, listed classes": (losses.SoftDiceLoss, {**SOFTMAX, "classes": [0, 2]}),
     "SoftDice, by volume": (losses.SoftDiceLoss, {**SOFTMAX, **BY_VOLUME}),
-    "SoftJaccard": (losses.SoftJaccardLoss, SOFTMAX),
     "SoftJaccard, sigmoid": (losses.SoftJaccardLoss, SIGMOID),
     "SoftJaccard, sigmoid, batch, by volume": (losses.SoftJaccardLoss, {**SIGMOID, **BY_VOLUME, "batch": True}),
-    "SoftTversky": (losses.SoftTverskyLoss, {**SOFTMAX, "alpha": 0.3, "beta": 0.7}),
+    "SoftTversky, uneven": (losses.SoftTverskyLoss, {**SOFTMAX, "alpha": 0.3, "beta": 0.7}),
     "SoftTversky, by volume": (losses.SoftTverskyLoss, {**SOFTMAX, **BY_VOLUME, "alpha": 0.3, "beta": 0.7}),
-    "LovaszSoftmax": (losses.LovaszSoftmaxLoss, SOFTMAX),
     "LovaszSoftmax, batch": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "batch": True}),
     "LovaszSoftmax, sigmoid": (losses.LovaszSoftmaxLoss, SIGMOID),
     "LovaszSoftmax, bins": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "method": "bins"}),
     "LovaszSoftmax, all classes": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "classes": "all"}),
     "LovaszSoftmax, listed classes": (losses.LovaszSoftmaxLoss, {**SOFTMAX, "classes": [2, 1]}),
-    "LovaszHinge": (losses.LovaszHingeLoss, {"to_onehot_y": True}),
-    "SoftDiceCE": (losses.SoftDiceCELoss, SOFTMAX),
     "SoftDiceCE, sigmoid": (losses.SoftDiceCELoss, SIGMOID),
-    "SoftJaccardCE": (losses.SoftJaccardCELoss, SOFTMAX),
-    "LovaszSoftmaxCE": (losses.LovaszSoftmaxCELoss, {**SOFTMAX, "lambda_ce": 0.5}),
+    "LovaszSoftmaxCE, less of the latter": (losses.LovaszSoftmaxCELoss, {**SOFTMAX, "lambda_ce": 0.5}),
     "TverskyCE": (losses.SurrogateCELoss, {**SOFTMAX, "surrogate": "soft_tversky", "alpha": 0.3, "beta": 0.7}),
     "LovaszHingeCE": (losses.SurrogateCELoss, {**SIGMOID, "surrogate": "lovasz_hinge"}),
     "Scheduled, in a ramp from CE": (
@@ -442,6 +444,7 @@ FOREIGN = {
     losses.LovaszHingeLoss: ["squared_pred", "alpha"],
     losses.SoftDiceCELoss: ["jaccard", "alpha"],
     losses.SoftJaccardCELoss: ["jaccard", "method"],
+    losses.SoftTverskyCELoss: ["jaccard", "bins"],
     losses.LovaszSoftmaxCELoss: ["squared_pred", "smooth_nr", "smoothing"],
     losses.SurrogateCELoss: ["jaccard"],
     ScheduledLossInARamp: ["jaccard", "lambda_ce", "method"],
@@ -453,7 +456,7 @@ def test_a_foreign_argument_warns_once_with_its_name(name):
     x, y = random_batch(name)
     for argument in FOREIGN[LOSSES[name][0]]:
         with pytest.warns(UserWarning, match=f"no use for {argument}: not used") as caught:
-            loss = make(name, **{argument: 1})
+            loss = make(name, **{argument: 2})  # not the default of any
             loss(x, y)
             loss(x, y)
         assert len(caught) == 1

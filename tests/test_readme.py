@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from monai_surrogates.losses import OBJECTIVES, SCHEDULES
+from monai_surrogates.losses import SCHEDULES, loss_class
+from monai_surrogates.losses.names import LOSSES
 from monai_surrogates.study.stage import BUNDLE
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +32,22 @@ def test_links_and_files_exist():
         assert (BUNDLE / config).is_file(), config
 
 
-def test_every_objective_is_named():
-    assert all(f"`{name}`" in README for name in [*OBJECTIVES, *SCHEDULES])
+def differing_losses():
+    """Names that the table of losses lacks or has too many, and classes that stand in another row than their name."""
+    section = README.partition("## The losses")[2].partition("\n## ")[0]
+    cells = [
+        [re.findall(r"`(\w+)`", cell) for cell in row.split("|")[1:3]] for row in re.findall(r"^\|.*\|$", section, re.M)
+    ]
+    rows = {name: classes for classes, names in cells for name in names if name != "A_to_B"}
+    return {n for n in rows.keys() | LOSSES.keys() if n not in LOSSES or loss_class(n).__name__ not in rows.get(n, [])}
+
+
+def test_the_table_of_losses_is_that_of_the_names():
+    assert differing_losses() == set()
+
+
+def test_every_schedule_with_a_path_is_named():
+    assert all(f"`{name}`" in README for name in SCHEDULES)
 
 
 def test_the_two_commands_are_one_line_each_and_pinned():

@@ -58,6 +58,7 @@ PUBLIC = {
         "SoftDiceLoss",
         "SoftJaccardCELoss",
         "SoftJaccardLoss",
+        "SoftTverskyCELoss",
         "SoftTverskyLoss",
         "SurrogateCELoss",
         "WeightedCELoss",

@@ -29,8 +29,8 @@ class ObjectiveSchedule:
         name: what the weights are called in ``engine.state.metrics``.
 
     Raises:
-        ValueError: when training starts: no loss given, and the engine has none; or a schedule that depends on the length of a
-            training whose number of epochs is not known: with ``max_iters`` over data without a length.
+        ValueError: when training starts: no loss given, and the engine has none; or a schedule with fractions of a training
+            whose number of epochs is not known (with ``max_iters`` over data without a length), or too small to hold them.
 
     Examples:
         >>> import torch
@@ -68,11 +68,11 @@ class ObjectiveSchedule:
         epochs = _epochs_of(engine)
         for loss in self._schedules(engine):
             if epochs is not None and (engine.state.epoch == 0 or not loss.is_known):
-                loss.set_length(epochs)  # a training that resumes keeps the switch of its state
+                loss.set_length(epochs)  # a training that resumes keeps the epochs of its state
             elif not loss.is_known:
                 raise ValueError(
-                    f"{type(loss).__name__} switches half-way, but how many epochs the training has is not known; run it "
-                    "with max_epochs, give it epoch_length, or set switch_epoch."
+                    f"{type(loss).__name__} switches after a fraction of the training, but how many epochs it has is not "
+                    "known; run it with max_epochs, give it epoch_length, or give the loss an epoch in place of the fraction."
                 )
         self._warn_of_unreached(engine)
 

@@ -1,14 +1,20 @@
 """Losses as torch modules, with MONAI's argument names."""
 
 from monai_surrogates.losses.base import check_channels
-from monai_surrogates.losses.by_name import loss_class, make_loss
-from monai_surrogates.losses.compound import LovaszSoftmaxCELoss, SoftDiceCELoss, SoftJaccardCELoss, SurrogateCELoss
+from monai_surrogates.losses.compound import (
+    LovaszSoftmaxCELoss,
+    SoftDiceCELoss,
+    SoftJaccardCELoss,
+    SoftTverskyCELoss,
+    SurrogateCELoss,
+)
 from monai_surrogates.losses.cross_entropy import PlainCELoss, WeightedCELoss
 from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
-from monai_surrogates.losses.objectives import OBJECTIVES
+from monai_surrogates.losses.names import COMPARED as _COMPARED
+from monai_surrogates.losses.names import SCHEDULES as _SCHEDULES
+from monai_surrogates.losses.names import loss_class, make_loss
 from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
 from monai_surrogates.losses.scheduled import (
-    SCHEDULES,
     CrossEntropyToLovaszSoftmaxLoss,
     CrossEntropyToSoftDiceLoss,
     CrossEntropyToSoftJaccardLoss,
@@ -30,6 +36,7 @@ __all__ = [
     "SoftDiceLoss",
     "SoftJaccardCELoss",
     "SoftJaccardLoss",
+    "SoftTverskyCELoss",
     "SoftTverskyLoss",
     "SurrogateCELoss",
     "WeightedCELoss",
@@ -37,3 +44,7 @@ __all__ = [
     "loss_class",
     "make_loss",
 ]
+
+# The objectives that a study compares unless told otherwise, and the schedules that have a dotted path; loss_class knows more.
+OBJECTIVES = {name: loss_class(name) for name in _COMPARED}
+SCHEDULES = {name: loss_class(name) for name in _SCHEDULES}

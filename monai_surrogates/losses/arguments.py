@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Number
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -17,34 +19,52 @@ from monai_surrogates.core import inputs
 Weight = Sequence[float] | float | Tensor | None
 Classes = Literal["all", "present"] | Sequence[int]
 
-# The arguments of MONAI's DiceLoss, DiceCELoss and TverskyLoss, and those that single losses of ours add. A config that
-# changes nothing but the target may hold any of them; one that means nothing for a loss is named in a warning.
-FOREIGN_ARGUMENTS = frozenset(
-    {
-        "include_background",
-        "other_act",
-        "squared_pred",
-        "jaccard",
-        "smoothing",
-        "smooth_nr",
-        "smooth_dr",
-        "batch",
-        "soft_label",
-        "alpha",
-        "beta",
-        "label_smoothing",
-        "lambda_dice",
-        "lambda_ce",
-        "lambda_surrogate",
-        "classes",
-        "two_class",
-        "per_image",
-        "method",
-        "bins",
-        "ramp",
-        "switch_epoch",
-    }
-)
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = 8
+
+# Every argument that a config may hold beside a loss: its default, then other values that ask for nothing. A config that
+# changes nothing but the target may hold any of them, and one that a loss does not read is named in a warning.
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    # of MONAI's DiceLoss, DiceCELoss and TverskyLoss
+    "include_background": (True,),
+    "to_onehot_y": (False,),
+    "sigmoid": (False,),
+    "softmax": (False,),
+    "other_act": (None,),
+    "squared_pred": (False,),
+    "jaccard": (False,),
+    "reduction": ("mean",),
+    "smooth_nr": (1e-5, 0),
+    "smooth_dr": (1e-5, 0),
+    "batch": (False,),
+    "weight": (None,),
+    "soft_label": (False,),
+    "alpha": (0.5,),
+    "beta": (0.5,),
+    "label_smoothing": (0,),
+    "lambda_dice": (1,),
+    "lambda_ce": (1, 0),
+    # of the losses here
+    "ignore_index": (None,),
+    "check_labels": (False,),
+    "sync": (False,),
+    "smoothing": (None,),
+    "lambda_surrogate": (1,),
+    "classes": ("all",),
+    "two_class": (False,),
+    "per_image": (False,),
+    "method": ("auto",),
+    "bins": (4096,),
+    "ramp": (0,),
+    "switch_epoch": (None,),
+    # context, which every loss accepts and few read
+    "class_counts": (None,),
+    "class_weighting": (None,),
+    "structure_volumes": (None,),
+}
+ASKING = frozenset({"lambda_ce"})  # its default asks for a cross-entropy, which a lone surrogate has not
+CONTEXT = frozenset({"class_counts", "class_weighting", "structure_volumes"})
+POSITIONS = ("include_background", "to_onehot_y", "sigmoid", "softmax", "other_act")  # of MONAI's DiceLoss
 
 
 class CommonArguments(TypedDict, total=False):
@@ -163,36 +183,91 @@ def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> 
     )
 
 
-def accepted_arguments(loss: type[object]) -> set[str]:
-    """The names that a loss's constructor takes, its base classes' included."""
-    constructors = [vars(base)["__init__"] for base in loss.__mro__ if "__init__" in vars(base)]
-    parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments by name: the first five may come by position, as those of MONAI's DiceLoss.
+
+    Raises:
+        TypeError: more than five positions, or an argument both by position and by name.
+    """
+    if len(flags) > len(POSITIONS):
+        raise TypeError(
+            f"{loss} takes {', '.join(POSITIONS)} by position, as MONAI's DiceLoss does, but got {len(flags)} values; give "
+            "what follows by name."
+        )
+    by_position = dict(zip(POSITIONS, flags, strict=False))
+    twice = [name for name in by_position if name in named]
+    if twice:
+        raise TypeError(f"{loss} got {', '.join(twice)} both by position and by name; give it once.")
+    return {**by_position, **named}
 
 
-def unknown_name(what: str, name: str, table: Iterable[str]) -> ValueError:
-    """The error of a name that a table lacks; it lists the names and suggests the nearest."""
+def unknown_name(what: str, name: str, table: Iterable[str], rule: str = "", further: Iterable[str] = ()) -> ValueError:
+    """The error of a name that a table lacks; it lists the names and suggests the nearest.
+
+    Args:
+        what: the argument.
+        name: the name.
+        table: the names.
+        rule: how further names are made, in words.
+        further: these names, for the suggestion alone.
+    """
     names = list(table)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+    longer = [known for known in names if name and known.startswith(str(name))]
+    near = longer or difflib.get_close_matches(str(name), [*names, *further], n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} must be one of {', '.join(names)}, but is {name!r}.{hint}")
+    return ValueError(f"{what} must be one of {', '.join(names)}{rule}, but is {name!r}.{hint}")
+
+
+def is_default(value: Any, default: Any) -> bool:
+    """Whether a setting need not be written."""
+    return value is None or (isinstance(value, Number | str) and value == default)
+
+
+def settings(loss: object, names: Iterable[str], **defaults: Any) -> str:
+    """The settings of a loss that differ from the defaults, as they would be written.
+
+    Args:
+        loss: holds each setting as an attribute of its name; the class weights are ``class_weight``.
+        names: of :data:`ARGUMENTS`.
+        **defaults: those that differ from the table's.
+    """
+    found = {name: getattr(loss, "class_weight" if name == "weight" else name, None) for name in names}
+    return ", ".join(
+        f"{name}={_readable(value)}"
+        for name, value in found.items()
+        if not is_default(value, defaults.get(name, ARGUMENTS[name][0]))
+    )
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, Tensor):  # of one value, or of one per class
+        rounded = [float(f"{number:.4g}") for number in value.flatten().tolist()]
+        value = rounded if value.ndim else rounded[0]
+    if callable(value):
+        return str(getattr(value, "__name__", type(value).__name__))
+    return _SHORT.repr(value)
 
 
 def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
-    """One warning for all arguments that mean nothing to a loss; None asks for nothing, so it needs no warning.
+    """One warning for all arguments that a loss does not read and that ask for something.
 
     Raises:
         TypeError: a name that no loss knows; the message suggests the nearest.
     """
-    known = {*FOREIGN_ARGUMENTS, *PerClassArguments.__annotations__}
     for name in sorted(arguments):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in ARGUMENTS:
+            near = difflib.get_close_matches(name, ARGUMENTS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
-    foreign = sorted(name for name, value in arguments.items() if value is not None)
+    foreign = sorted(name for name, value in arguments.items() if not _asks_for_nothing(name, value))
     if foreign:
         warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    default, *others = ARGUMENTS[name]
+    harmless = others if name in ASKING else [default, *others]
+    return name in CONTEXT or any(is_default(value, known) for known in harmless)
 
 
 def warn_user(message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,10 +18,14 @@ from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.kernels.operators import for_this_processor
 from monai_surrogates.losses.arguments import (
     Classes,
+    PerClassArguments,
+    SharedArguments,
     Weight,
     check_classes,
     check_weight,
     fit_weight,
+    named_flags,
+    settings,
     unknown_name,
     warn_of_foreign,
     warn_user,
@@ -29,12 +33,21 @@ from monai_surrogates.losses.arguments import (
 
 
 class SurrogateLoss(_Loss, ABC):
-    """What every loss shares: argument checks, MONAI's flags, and the batch in one form."""
+    """What every loss shares: argument checks, MONAI's flags, and the batch in one form.
 
+    Attributes:
+        declared: the arguments that the class reads.
+        takes_logits: whether the input holds logits even without an activation.
+        activation: MONAI's flags, read once.
+    """
+
+    declared: ClassVar[tuple[str, ...]] = tuple(SharedArguments.__annotations__)
+    takes_logits: ClassVar[bool] = False
     class_weight: Tensor | None
 
     def __init__(
         self,
+        activation: Activation | None = None,
         *,
         to_onehot_y: bool = False,
         sigmoid: bool = False,
@@ -55,7 +68,7 @@ class SurrogateLoss(_Loss, ABC):
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
-        self.activation = read_activation(sigmoid, softmax)
+        self.activation = activation or read_activation(sigmoid, softmax)
         self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
         try:
             self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
@@ -65,6 +78,15 @@ class SurrogateLoss(_Loss, ABC):
         self.sync = sync
         self._called = False
         self.register_buffer("class_weight", check_weight(weight))
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that the loss has a use for."""
+        return {name: value for name, value in given.items() if name in cls.declared}
+
+    def extra_repr(self) -> str:
+        """The settings that differ from the defaults."""
+        return settings(self, self.declared)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -93,13 +115,13 @@ class SurrogateLoss(_Loss, ABC):
         inputs.check_shapes(input, target, label_map=label_map)
         self._check_channels(input.shape[1])
         voxels = inputs.flatten_voxels(
-            input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.of_structures()
+            input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.is_multilabel()
         )
         if self._checks_now(input):
             self._check_values(voxels)
         return voxels
 
-    def of_structures(self) -> bool:
+    def is_multilabel(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
         return self.sigmoid
 
@@ -169,27 +191,33 @@ class SurrogateLoss(_Loss, ABC):
 class PerClassLoss(SurrogateLoss):
     """A loss per image and class, then the choice of classes, the weights, and the reduction."""
 
+    declared = tuple(PerClassArguments.__annotations__)
     default_classes: ClassVar[Literal["all", "present"]] = "all"
 
     def __init__(
         self,
-        *,
-        include_background: bool = True,
-        other_act: Callable[[Tensor], Tensor] | None = None,
+        *flags: Any,
         batch: bool = False,
         classes: Classes | None = None,
         two_class: bool = False,
         **shared: Any,
     ) -> None:
-        super().__init__(**shared)
-        self.activation = read_activation(self.sigmoid, self.softmax, other_act)
-        self.other_act = other_act
+        shared = named_flags(type(self).__name__, flags, shared)
+        include_background: bool = shared.pop("include_background", True)
+        other_act: Callable[[Tensor], Tensor] | None = shared.pop("other_act", None)
+        activation = read_activation(shared.get("sigmoid", False), shared.get("softmax", False), other_act)
+        super().__init__(activation, **shared)
+        self.other_act = other_act  # a module among the loss's own
         self.include_background = include_background
         if self.sync and not batch:
             raise ValueError("sync=True makes one batch of all ranks, so it needs batch=True; set it, or drop sync.")
         self.batch = batch
         self.two_class = two_class
         self.classes = check_classes(self.default_classes if classes is None else classes, include_background)
+
+    def extra_repr(self) -> str:
+        """The settings that differ from the defaults."""
+        return settings(self, self.declared, classes=self.default_classes)
 
     @abstractmethod
     def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:

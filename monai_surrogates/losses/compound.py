@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import Weight, accepted_arguments, unknown_name, warn_of_foreign
+from monai_surrogates.losses.arguments import Weight, named_flags, settings, unknown_name, warn_of_foreign
 from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
-from monai_surrogates.losses.lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
-from monai_surrogates.losses.overlap import SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
+from monai_surrogates.losses.names import LOSSES, named_class
 
-SURROGATES: dict[str, type[PerClassLoss]] = {
-    "soft_dice": SoftDiceLoss,
-    "soft_jaccard": SoftJaccardLoss,
-    "soft_tversky": SoftTverskyLoss,
-    "lovasz_softmax": LovaszSoftmaxLoss,
-    "lovasz_hinge": LovaszHingeLoss,
-}
 # What the cross-entropy needs to know; it reads a label map whether or not it is told to, and softmax is its default.
 CROSS_ENTROPY_FLAGS = ("ignore_index", "check_labels", "sync")
 
-Entry = TypeVar("Entry")
 
-
-def named_entry(what: str, name: str, table: Mapping[str, Entry]) -> Entry:
-    """Look a name up in a table.
+def surrogate_class(name: str) -> type[PerClassLoss]:
+    """The class of a surrogate: a name whose loss is a score per image and class.
 
     Raises:
         ValueError: unknown name; the message lists the names and suggests the nearest.
     """
-    if name in table:
-        return table[name]
-    raise unknown_name(what, name, table)
+    classes: dict[str, type] = {known: named_class("surrogate", known) for known in LOSSES}
+    surrogates = {known: found for known, found in classes.items() if issubclass(found, PerClassLoss)}
+    if name not in surrogates:
+        raise unknown_name("surrogate", name, surrogates)
+    return surrogates[name]
 
 
 class SurrogateCELoss(_Loss):
@@ -49,7 +41,8 @@ class SurrogateCELoss(_Loss):
     still teaches, whatever the surrogate does there, and so does the surrogate with ``smoothing="structure_volume"``.
 
     Args:
-        surrogate: ``"soft_dice"``, ``"soft_jaccard"``, ``"soft_tversky"``, ``"lovasz_softmax"`` or ``"lovasz_hinge"``.
+        surrogate: ``"soft_dice"``, ``"soft_jaccard"``, ``"soft_tversky"``, ``"lovasz_softmax"`` or ``"lovasz_hinge"``. After it
+            the flags may come by position, in the order of MONAI's DiceLoss.
         lambda_surrogate: λ₁, not below 0; 1 by default.
         lambda_ce: λ₂, not below 0.
         lambda_dice: MONAI's name of λ₁.
@@ -74,10 +67,13 @@ class SurrogateCELoss(_Loss):
         tensor(1.0132)
     """
 
+    own: ClassVar[tuple[str, ...]] = ("lambda_surrogate", "lambda_ce", "lambda_dice", "label_smoothing", "per_image")
+    takes_logits: ClassVar[bool] = True
+
     def __init__(
         self,
         surrogate: str = "soft_dice",
-        *,
+        *flags: Any,
         lambda_surrogate: float | None = None,
         lambda_ce: float = 1.0,
         lambda_dice: float | None = None,
@@ -97,25 +93,40 @@ class SurrogateCELoss(_Loss):
         for name in ("lambda_surrogate", "lambda_ce"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be no less than 0, but is {getattr(self, name)}.")
-        surrogate_class = named_entry("surrogate", surrogate, SURROGATES)
-        of_surrogate = {name: shared.pop(name) for name in accepted_arguments(surrogate_class) if name in shared}
-        warn_of_foreign(type(self).__name__, shared)
-        self.surrogate = surrogate_class(reduction=reduction, weight=weight, **of_surrogate)
+        shared = named_flags(type(self).__name__, flags, shared)
+        cls = surrogate_class(surrogate)
+        of_surrogate = cls.reads(shared)
+        warn_of_foreign(type(self).__name__, {name: shared[name] for name in shared.keys() - of_surrogate.keys()})
+        self.surrogate = cls(reduction=reduction, weight=weight, **of_surrogate)
         if self.surrogate.two_class and weight is not None and torch.as_tensor(weight).ndim > 0:
             raise ValueError(
                 "two_class=True has a single channel, whose cross-entropy takes one weight; give one value."
             )
-        flags = {name: of_surrogate[name] for name in CROSS_ENTROPY_FLAGS if name in of_surrogate}
+        of_cross_entropy = {name: of_surrogate[name] for name in CROSS_ENTROPY_FLAGS if name in of_surrogate}
         if weight is not None:  # it tells C − 1 weights from a mistake; the background's voxels still count
-            flags["include_background"] = not self.surrogate.excludes_background()
+            of_cross_entropy["include_background"] = not self.surrogate.excludes_background()
         self.cross_entropy = PlainCELoss(
-            sigmoid=self.surrogate.of_structures(),
+            sigmoid=self.surrogate.is_multilabel(),
             reduction=reduction,
             weight=weight,
             label_smoothing=label_smoothing,
             per_image=per_image,
-            **flags,
+            **of_cross_entropy,
         )
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that one of the two parts has a use for."""
+        own = {name: value for name, value in given.items() if name in cls.own}
+        return {**own, **surrogate_class(given.get("surrogate", "soft_dice")).reads(given)}
+
+    def excludes_background(self) -> bool:
+        """Whether the surrogate leaves the background out."""
+        return self.surrogate.excludes_background()
+
+    def extra_repr(self) -> str:
+        """The weights of the two parts, where they are not 1; the parts show their own settings."""
+        return settings(self, ("lambda_surrogate", "lambda_ce"))
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The weighted sum; shapes and errors as in :meth:`~monai_surrogates.losses.base.SurrogateLoss.forward`."""
@@ -129,8 +140,13 @@ class NamedSurrogateCELoss(SurrogateCELoss):
 
     name: ClassVar[str]
 
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(self.name, **arguments)
+    def __init__(self, *flags: Any, **arguments: Any) -> None:
+        super().__init__(self.name, *flags, **arguments)
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that one of the two parts has a use for."""
+        return super().reads({**given, "surrogate": cls.name})
 
 
 class SoftDiceCELoss(NamedSurrogateCELoss):
@@ -143,6 +159,12 @@ class SoftJaccardCELoss(NamedSurrogateCELoss):
     """Soft Jaccard plus cross-entropy; arguments as in :class:`SurrogateCELoss`."""
 
     name = "soft_jaccard"
+
+
+class SoftTverskyCELoss(NamedSurrogateCELoss):
+    """Soft Tversky plus cross-entropy; arguments as in :class:`SurrogateCELoss`."""
+
+    name = "soft_tversky"
 
 
 class LovaszSoftmaxCELoss(NamedSurrogateCELoss):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
@@ -67,6 +67,9 @@ class PlainCELoss(SurrogateLoss):
         tensor(1.3863)
     """
 
+    declared = (*SurrogateLoss.declared, "include_background", "label_smoothing", "soft_label", "per_image")
+    takes_logits = True
+
     def __init__(
         self,
         *,
@@ -76,9 +79,10 @@ class PlainCELoss(SurrogateLoss):
         per_image: bool = False,
         **shared: Unpack[SharedArguments],
     ) -> None:
-        # With weights it says which classes they are of; otherwise it means nothing here.
-        means_nothing = not include_background and shared.get("weight") is None
-        super().__init__(**shared, **({"include_background": False} if means_nothing else {}))
+        # Beside weights it tells their classes; otherwise it has no use here.
+        is_unread = not include_background and shared.get("weight") is None
+        unread: dict[str, Any] = {"include_background": False} if is_unread else {}
+        super().__init__(**shared, **unread)
         self.include_background = include_background
         if self.sync and self.reduction == "none":
             raise ValueError('sync=True sums over all ranks, but reduction="none" does not sum; drop one of the two.')
@@ -86,6 +90,12 @@ class PlainCELoss(SurrogateLoss):
             raise ValueError(f"label_smoothing must lie in [0, 1], but is {label_smoothing}.")
         self.label_smoothing = float(label_smoothing)
         self.per_image = per_image
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that the loss has a use for: ``include_background`` beside weights alone."""
+        unread = ("include_background",) if given.get("weight") is None else ()
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def _reads_labels(self, input: Tensor, target: Tensor) -> bool:
         if input.ndim < 2 or input.shape[1] == 1:

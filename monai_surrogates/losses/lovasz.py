@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -24,8 +24,10 @@ MOST_BINS = 2**20  # beyond, float32 could not tell the bins of one or two chann
 class LovaszLoss(PerClassLoss):
     """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
 
-    def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
-        super().__init__(**shared)
+    declared = (*PerClassLoss.declared, "method")
+
+    def __init__(self, *flags: Any, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(*flags, **shared)
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
         self.method = method
@@ -80,10 +82,13 @@ class LovaszSoftmaxLoss(LovaszLoss):
         tensor(0.5729)
     """
 
+    declared = (*LovaszLoss.declared, "bins")
     default_classes = "present"  # the rule of its paper
 
-    def __init__(self, *, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]) -> None:
-        super().__init__(method=method, **shared)
+    def __init__(
+        self, *flags: Any, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]
+    ) -> None:
+        super().__init__(*flags, method=method, **shared)
         if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
             raise ValueError(f"bins must be at least 1, a whole number, and at most {MOST_BINS}, but is {bins!r}.")
         self.bins = bins
@@ -130,8 +135,10 @@ class LovaszHingeLoss(LovaszLoss):
         tensor(1.5000)
     """
 
-    def __init__(self, *, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
-        super().__init__(method=method, **shared)
+    takes_logits = True
+
+    def __init__(self, *flags: Any, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
+        super().__init__(*flags, method=method, **shared)
         if method == "bins":
             raise ValueError("method='bins' needs errors in [0, 1], which hinge errors are not; use 'sort' or 'auto'.")
         if self.softmax or self.other_act is not None:
@@ -144,7 +151,7 @@ class LovaszHingeLoss(LovaszLoss):
     def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
         return lovasz_hinge_of(voxels, batch=self.batch, sync=self.sync)
 
-    def of_structures(self) -> bool:
+    def is_multilabel(self) -> bool:
         """Always: each channel is a structure of its own."""
         return True
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,9 +28,9 @@ class OverlapArguments(PerClassArguments, total=False):
     Attributes:
         squared_pred: squared volumes in place of volumes, Σp² and Σy² (Milletari et al. 2016).
         smoothing: ``"structure_volume"`` takes ε₁ and ε₂ from ``structure_volumes``, so that on an item without a class the
-            loss of that class is S/(S + v), S = Σp and v its mean volume (Tilborghs et al. 2022): such items teach. With
-            ``batch=True`` v is that of all items together. None takes ``smooth_nr`` and ``smooth_dr``.
-        smooth_nr: ε₁ in the numerator; 1e-5 by default. Has no use, and warns of it, beside ``smoothing``.
+            loss of that class is S/(S + v), S = Σp and v its mean volume in voxels (Tilborghs et al. 2022): such items teach.
+            With ``batch=True`` v is that of all items together. None takes ``smooth_nr`` and ``smooth_dr``.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
         smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
     """
@@ -43,8 +43,9 @@ class OverlapArguments(PerClassArguments, total=False):
 
 
 class OverlapLoss(PerClassLoss):
-    """1 − T of the soft overlap; its members differ in (alpha, beta) alone."""
+    """1 − T of the soft overlap; its members differ in (alpha, beta) alone, and take :class:`OverlapArguments`."""
 
+    declared = tuple(OverlapArguments.__annotations__)
     alpha: float
     beta: float
     scale: ClassVar[float] = 2.0  # MONAI's Dice and Jaccard smooth doubled counts
@@ -52,7 +53,7 @@ class OverlapLoss(PerClassLoss):
 
     def __init__(
         self,
-        *,
+        *flags: Any,
         squared_pred: bool = False,
         smoothing: str | None = None,
         smooth_nr: float | None = None,
@@ -61,7 +62,7 @@ class OverlapLoss(PerClassLoss):
         **shared: Unpack[PerClassArguments],
     ) -> None:
         constants = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        super().__init__(**shared, **({} if smoothing is None else constants))  # beside smoothing they mean nothing
+        super().__init__(*flags, **shared, **({} if smoothing is None else constants))  # where they are not read
         self.smooth_nr, self.smooth_dr = (
             DEFAULT_SMOOTHING if value is None else float(value) for value in constants.values()
         )
@@ -71,6 +72,12 @@ class OverlapLoss(PerClassLoss):
         self.smoothing = smoothing
         self.soft_label = soft_label
         self.register_buffer("structure_volumes", _read_volumes(smoothing, shared.get("structure_volumes")))
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the given arguments that the loss has a use for: no constants beside ``smoothing``."""
+        unread = () if given.get("smoothing") is None else ("smooth_nr", "smooth_dr")
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
         overlap = overlap_of(
@@ -101,7 +108,7 @@ class OverlapLoss(PerClassLoss):
             return
         expected, given = 2 if self.two_class else num_channels, len(self.structure_volumes)
         # a background without a channel comes first and is not read
-        spare = not self.two_class and (self.of_structures() or num_channels == 1)
+        spare = not self.two_class and (self.is_multilabel() or num_channels == 1)
         if given != expected and not (spare and given == expected + 1):
             allowed = f"{expected} values, one per class and the background first"
             if spare:
@@ -146,13 +153,8 @@ class SoftTverskyLoss(OverlapLoss):
     Args:
         alpha: weight of false positives, not below 0.
         beta: weight of false negatives, not below 0.
-        squared_pred: squared volumes in place of volumes; needs α = β, or the best prediction would not be the reference.
-        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = α·v from ``structure_volumes``, the mean volume v of each class in
-            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
-        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
-        smooth_dr: ε₂ in the denominator, likewise.
-        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
+        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``squared_pred`` needs α = β, or the best
+            prediction would not be the reference, and ``smoothing="structure_volume"`` sets ε₁ = ε₂ = α·v.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
@@ -173,9 +175,12 @@ class SoftTverskyLoss(OverlapLoss):
     """
 
     scale = 1.0
+    declared = (*OverlapLoss.declared, "alpha", "beta")
 
-    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **arguments: Unpack[OverlapArguments]) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self, *flags: Any, alpha: float = 0.5, beta: float = 0.5, **arguments: Unpack[OverlapArguments]
+    ) -> None:
+        super().__init__(*flags, **arguments)
         if not (alpha >= 0 and beta >= 0):
             raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
         if self.squared_pred and alpha != beta:
@@ -195,13 +200,7 @@ class SoftDiceLoss(OverlapLoss):
     leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
 
     Args:
-        squared_pred: Σp² + Σy² in the denominator (Milletari et al. 2016).
-        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = v from ``structure_volumes``, the mean volume v of each class in
-            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
-        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
-        smooth_dr: ε₂ in the denominator, likewise.
-        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
+        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets ε₁ = ε₂ = v.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
@@ -236,13 +235,8 @@ class SoftJaccardLoss(OverlapLoss):
     doubled counts; all that :class:`SoftDiceLoss` says of it holds.
 
     Args:
-        squared_pred: squared volumes in place of volumes.
-        smoothing: ``"structure_volume"`` sets ε₁ = ε₂ = 2v from ``structure_volumes``, the mean volume v of each class in
-            voxels; with ``batch=True`` from that of all items together. None takes the two constants below.
-        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
-        smooth_dr: ε₂ in the denominator, likewise.
-        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
-        **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
+        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets
+            ε₁ = ε₂ = 2v.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.

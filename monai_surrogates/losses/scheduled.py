@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from numbers import Integral
-from operator import itemgetter
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import accepted_arguments, warn_of_foreign, warn_user
-from monai_surrogates.losses.base import PerClassLoss, SurrogateLoss
-from monai_surrogates.losses.compound import SurrogateCELoss, named_entry
+from monai_surrogates.losses.arguments import named_flags, warn_of_foreign, warn_user
+from monai_surrogates.losses.base import SurrogateLoss
+from monai_surrogates.losses.compound import SurrogateCELoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
-from monai_surrogates.losses.objectives import OBJECTIVES
+from monai_surrogates.losses.names import LOSSES, named_class
 
 Objective = str | nn.Module
 ACTIVATIONS = ("softmax", "sigmoid", "other_act")
-CONTEXT = ("class_counts", "class_weighting", "structure_volumes")  # no loss warns of it
 
 
 class ScheduledLoss(_Loss):
@@ -39,8 +38,11 @@ class ScheduledLoss(_Loss):
     DistributedDataParallel are as right as those of the objectives; ``sync=True`` reaches each of them.
 
     Args:
-        objectives: epoch to objective. Epochs are whole numbers or, as in JSON, strings of digits; one of them is 0.
-            An objective is a name of :data:`~monai_surrogates.losses.OBJECTIVES`, built from the shared arguments, or a loss.
+        objectives: where each objective begins. A key is a number of epochs or a fraction of the training, strictly between 0
+            and 1: 0.5 is half of it, rounded down to whole epochs and at least one (1.0 is refused: it could mean one epoch as
+            well). Strings of them, as JSON has, are read. One key is 0. Fractions become epochs once the length of the
+            training is known, by :meth:`set_length`, which ObjectiveSchedule calls; a training that resumes keeps them.
+            An objective is a name of :func:`~monai_surrogates.losses.loss_class`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
         **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.arguments.PerClassArguments`. Each
@@ -54,8 +56,8 @@ class ScheduledLoss(_Loss):
 
     Raises:
         TypeError: an argument that no loss knows, or an objective that is neither a name nor a loss.
-        ValueError: an unknown name, epochs that are no epochs, double, or without 0, a ramp longer than its objective's
-            interval, or named objectives of logits and of probabilities without an activation.
+        ValueError: an unknown name, keys that are neither epochs nor fractions, double, or without 0, a ramp longer than its
+            objective's interval, or named objectives of logits and of probabilities without an activation.
 
     References:
         Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), and Eelbode et al., Optimization for medical image
@@ -74,24 +76,34 @@ class ScheduledLoss(_Loss):
     """
 
     def __init__(
-        self, objectives: Mapping[int | str, Objective], *, ramp: int = 0, reduction: str = "mean", **shared: Any
+        self,
+        objectives: Mapping[int | float | str, Objective],
+        *,
+        ramp: int = 0,
+        reduction: str = "mean",
+        **shared: Any,
     ) -> None:
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum" for a schedule of losses, but is {reduction!r}.')
         super().__init__(reduction=reduction)
-        schedule = _sorted_by_epoch(objectives)
+        schedule = _sorted_by_key(objectives)
         if not _is_count(ramp):
             raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
         self.ramp = int(ramp)
-        self.starts, self.names = list(schedule), _names(schedule.values())
-        self._check_ramp()
+        self._keys, self._objectives = list(schedule), _names(schedule.values())
+        self._begins: list[int] = []  # the epoch of each key, once known
+        self.starts, self.names = self._begins, self._objectives
         named = list(dict.fromkeys(entry for entry in schedule.values() if isinstance(entry, str)))
         parts: dict[str, nn.Module] = {**_build(type(self).__name__, named, reduction, shared)}
-        parts |= {n: loss for n, loss in zip(self.names, schedule.values(), strict=True) if isinstance(loss, nn.Module)}
+        parts |= {
+            n: loss for n, loss in zip(self._objectives, schedule.values(), strict=True) if isinstance(loss, nn.Module)
+        }
         _check_reductions(parts, reduction)
         self.parts = nn.ModuleDict(parts)
         self._told, self._checked, self._warned = False, False, False
         self._stand_at(0)
+        if not self._fractions:
+            self._begin_at([int(key) for key in self._keys])
 
     @property
     def epoch(self) -> int:
@@ -100,8 +112,8 @@ class ScheduledLoss(_Loss):
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known when each objective begins."""
-        return True
+        """Whether it is known when each objective begins: always, but for fractions of a training of unknown length."""
+        return bool(self._begins)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell how many epochs are completed: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
@@ -113,13 +125,30 @@ class ScheduledLoss(_Loss):
         self._told = True
 
     def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have; a schedule with epochs of its own does not depend on it."""
+        """Tell how many epochs the training will have: its fractions become epochs, rounded down, and at least 1.
+
+        Raises:
+            ValueError: no number of epochs, or one so small that two objectives begin at once or a ramp outlasts its objective.
+        """
+        if not _is_count(max_epochs) or max_epochs < 1:
+            raise ValueError(f"max_epochs must be a whole number from 1 on, but is {max_epochs!r}.")
+        if self._fractions:
+            self._begin_at([_epoch_of(key, max_epochs) for key in self._keys])
 
     def weights_at(self, epoch: int) -> dict[str, float]:
-        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1."""
+        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1.
+
+        Raises:
+            ValueError: a negative epoch, or one from 1 on before the length that a fraction needs is known.
+        """
         if epoch < 0:
             raise ValueError(f"epoch must be the number of completed epochs, from 0 on, but is {epoch}.")
-        place = bisect_right(self.starts, epoch) - 1
+        if epoch > 0 and not self.is_known:
+            raise ValueError(
+                f"the length of the training must be known from the second epoch on, because {type(self).__name__} switches "
+                f"after {self._fractions[0]:g} of it; tell it by set_length, or give an epoch in place of the fraction."
+            )
+        place = max(0, bisect_right(self.starts, epoch) - 1)
         share = min(1.0, (epoch - self.starts[place] + 1) / (self.ramp + 1)) if place else 1.0
         weights = dict.fromkeys(self.names, 0.0)
         weights[self.names[place]] += share
@@ -141,31 +170,54 @@ class ScheduledLoss(_Loss):
         return total
 
     def get_extra_state(self) -> Tensor:
-        """The epoch, and where the objectives begin: what ``state_dict`` holds beside the objectives' own."""
-        return torch.tensor([self.epoch, *self.starts])
+        """The epoch and, once that is known, where the objective of each key begins."""
+        return torch.tensor([self.epoch, *self._begins])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from the epoch of a ``state_dict``; where the objectives begin is said by the arguments."""
-        self._stand_at(int(state[0]))
+        """Go on from a ``state_dict``: from its epoch, and with its epochs in place of fractions.
+
+        Where an objective begins after a number of epochs, the arguments say it.
+        """
+        epoch, *begins = state.tolist()
+        if self._fractions and len(begins) == len(self._keys) and min(begins) >= 0:
+            self._begin_at([b if isinstance(key, float) else key for key, b in zip(self._keys, begins, strict=True)])
+        if self.is_known:
+            self._stand_at(epoch)
 
     def extra_repr(self) -> str:
-        """The schedule."""
-        entries = ", ".join(f"{start}: {name}" for start, name in zip(self.starts, self.names, strict=True))
-        return f"{{{entries}}}, ramp={self.ramp}"
+        """The schedule, in epochs where they are known."""
+        entries = zip(self.starts or self._keys, self.names, strict=True)
+        schedule = ", ".join(f"{start}: {name}" for start, name in entries)
+        return f"{{{schedule}}}" + (f", ramp={self.ramp}" if self.ramp else "")
+
+    @property
+    def _fractions(self) -> list[float]:
+        return [key for key in self._keys if isinstance(key, float)]
+
+    def _begin_at(self, begins: list[int]) -> None:
+        """Let the objective of each key begin at its epoch."""
+        order = sorted(range(len(begins)), key=begins.__getitem__)
+        starts, names = [begins[i] for i in order], [self._objectives[i] for i in order]
+        for first, second in pairwise(order):
+            if begins[first] == begins[second]:
+                raise ValueError(
+                    f"objectives must begin at different epochs, but {self._keys[first]:g} and {self._keys[second]:g} both "
+                    f"mean epoch {begins[first]}; move them apart, or train longer."
+                )
+        for start, end, name in zip(starts[1:], starts[2:], names[1:], strict=False):
+            if self.ramp > end - start:
+                raise ValueError(
+                    f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
+                    f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
+                )
+        self._begins, self.starts, self.names = begins, starts, names
+        self._stand_at(self._epoch)
 
     def _stand_at(self, epoch: int) -> None:
         weights = {name: weight for name, weight in self.weights_at(epoch).items() if weight > 0}
         self._epoch, self._active = epoch, tuple(weights)
         # A tensor, so that a compiled forward outlives a ramp; on the host, where reading it costs nothing.
         self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
-
-    def _check_ramp(self) -> None:
-        for name, start, end in zip(self.names[1:], self.starts[1:], self.starts[2:], strict=False):
-            if self.ramp > end - start:
-                raise ValueError(
-                    f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
-                    f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
-                )
 
     def _warn_if_untold(self, input: Tensor | Sequence[Tensor]) -> None:
         # A state says the epoch once, and validation needs none; so only training without set_epoch is a mistake.
@@ -188,14 +240,14 @@ class ScheduledLoss(_Loss):
                     loss.check(input, target)
 
 
-class CrossEntropyFirstLoss(ScheduledLoss):
-    """Cross-entropy first, then the surrogate of its class, so that a config can name it: Eelbode's and Berman's recipe.
+class TwoStageLoss(ScheduledLoss):
+    """The first objective of its class, then the second, so that a config can name both: Eelbode's and Berman's recipe.
 
     All else is as in :class:`ScheduledLoss`.
 
     Args:
-        switch_epoch: completed epochs with which the surrogate begins. By default half of the training, which
-            :class:`~monai_surrogates.handlers.ObjectiveSchedule` tells, or :meth:`set_length`.
+        *flags: MONAI's first five arguments may come by position.
+        switch_epoch: completed epochs with which the second begins, or the fraction of the training; by default half of it.
         ramp: epochs of the transition.
         **shared: arguments of both, MONAI's names.
 
@@ -213,113 +265,80 @@ class CrossEntropyFirstLoss(ScheduledLoss):
         {'cross_entropy': 0.0, 'soft_dice': 1.0}
     """
 
-    surrogate: ClassVar[str]
+    first: ClassVar[str] = "cross_entropy"
+    second: ClassVar[str]
 
-    def __init__(self, *, switch_epoch: int | str | None = None, ramp: int = 0, **shared: Any) -> None:
-        if switch_epoch is not None and _as_epoch(switch_epoch) == 0:
-            raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.surrogate} is an objective of its own.")
-        later = 1 if switch_epoch is None else switch_epoch
-        self._half_way = switch_epoch is None
-        self._known = not self._half_way
-        super().__init__({0: "cross_entropy", later: self.surrogate}, ramp=ramp, **shared)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether it is known when the surrogate begins."""
-        return self._known
-
-    def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have: without ``switch_epoch`` the surrogate begins after half of them."""
-        if self._half_way:
-            self._begin_at(max(1, max_epochs // 2))
-
-    def weights_at(self, epoch: int) -> dict[str, float]:
-        """The weight of both objectives once ``epoch`` epochs are completed; they sum to 1.
-
-        Raises:
-            ValueError: neither ``switch_epoch`` nor the length of the training is known, or a negative epoch.
-        """
-        if epoch > 0 and not self.is_known:
-            raise ValueError(
-                f"switch_epoch must be known from the second epoch on, but {type(self).__name__} has none; give it, or "
-                "tell the length of the training by set_length."
-            )
-        return super().weights_at(epoch)
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on from a ``state_dict``: from its epoch and, without ``switch_epoch``, with its half of the training."""
-        epoch, _, start = state.tolist()
-        if self._half_way and start > 0:
-            self._begin_at(start)
-        if self.is_known:
-            self._stand_at(epoch)
-
-    def get_extra_state(self) -> Tensor:
-        """The epoch and where the objectives begin; −1 where that is not known yet."""
-        return super().get_extra_state() if self.is_known else torch.tensor([self.epoch, 0, -1])
-
-    def extra_repr(self) -> str:
-        """The schedule."""
-        return super().extra_repr() if self.is_known else f"{self.names[1]} half-way, ramp={self.ramp}"
-
-    def _begin_at(self, start: int) -> None:
-        self.starts, self._known = [0, start], True
-        self._stand_at(self.epoch)
+    def __init__(self, *flags: Any, switch_epoch: float | str | None = None, ramp: int = 0, **shared: Any) -> None:
+        start = 0.5 if switch_epoch is None else _as_key(switch_epoch, "switch_epoch")
+        if start == 0:
+            raise ValueError(f"switch_epoch must be at least 1, but is 0; {self.second} is an objective of its own.")
+        shared = named_flags(type(self).__name__, flags, shared)
+        super().__init__({0: self.first, start: self.second}, ramp=ramp, **shared)
 
 
-class CrossEntropyToSoftDiceLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then soft Dice; arguments as in :class:`CrossEntropyFirstLoss`."""
+class CrossEntropyToSoftDiceLoss(TwoStageLoss):
+    """Cross-entropy first, then soft Dice; arguments as in :class:`TwoStageLoss`."""
 
-    surrogate = "soft_dice"
-
-
-class CrossEntropyToSoftJaccardLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then soft Jaccard; arguments as in :class:`CrossEntropyFirstLoss`."""
-
-    surrogate = "soft_jaccard"
+    second = "soft_dice"
 
 
-class CrossEntropyToLovaszSoftmaxLoss(CrossEntropyFirstLoss):
-    """Cross-entropy first, then Lovász-softmax; arguments as in :class:`CrossEntropyFirstLoss`."""
+class CrossEntropyToSoftJaccardLoss(TwoStageLoss):
+    """Cross-entropy first, then soft Jaccard; arguments as in :class:`TwoStageLoss`."""
 
-    surrogate = "lovasz_softmax"
-
-
-SCHEDULES: dict[str, type[ScheduledLoss]] = {
-    f"cross_entropy_to_{cls.surrogate}": cls
-    for cls in (CrossEntropyToSoftDiceLoss, CrossEntropyToSoftJaccardLoss, CrossEntropyToLovaszSoftmaxLoss)
-}
+    second = "soft_jaccard"
 
 
-def _as_epoch(key: Any) -> int:
-    if isinstance(key, str) and key.isascii() and key.isdigit():
-        return int(key)
+class CrossEntropyToLovaszSoftmaxLoss(TwoStageLoss):
+    """Cross-entropy first, then Lovász-softmax; arguments as in :class:`TwoStageLoss`."""
+
+    second = "lovasz_softmax"
+
+
+def _as_key(value: Any, what: str = "a key of objectives") -> int | float:
+    """A number of epochs, or a fraction of the training."""
+    key = value
+    if isinstance(value, str):  # JSON has no other keys
+        try:
+            key = int(value) if value.isascii() and value.isdigit() else float(value)
+        except ValueError:
+            key = None
     if _is_count(key):
         return int(key)
+    if isinstance(key, Real) and 0 < float(key) < 1:
+        return float(key)
     raise ValueError(
-        f"an epoch of a schedule must be a whole number from 0 on, but is {key!r}; count the completed epochs after which "
-        "the objective begins."
+        f"{what} must be an epoch, a whole number from 0 on, or a fraction of the training, above 0 and below 1, but is "
+        f"{value!r}; count the completed epochs after which the objective begins, or write 0.5 for half of the training."
     )
+
+
+def _epoch_of(key: int | float, max_epochs: int) -> int:
+    """⌊f·E⌋ of a fraction f of E epochs, at least 1; 0.29·100 is 28.999999999999996 in floating point and means 29."""
+    return max(1, math.floor(round(key * max_epochs, 9))) if isinstance(key, float) else key
 
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
-def _sorted_by_epoch(objectives: Any) -> dict[int, Objective]:
+def _sorted_by_key(objectives: Any) -> dict[int | float, Objective]:
+    """Epochs first, then fractions, each in rising order."""
     if not isinstance(objectives, Mapping) or not objectives:
         raise TypeError(
             'objectives must map epochs to objectives, such as {0: "cross_entropy", 50: "lovasz_softmax"}, '
             f"but is {objectives!r}."
         )
-    by_epoch = sorted(((_as_epoch(key), objective) for key, objective in objectives.items()), key=itemgetter(0))
-    epochs = [epoch for epoch, _ in by_epoch]
-    for epoch, following in pairwise(epochs):
-        if epoch == following:
-            raise ValueError(f"objectives must name each epoch once, but hold {epoch} twice; drop one of the two.")
-    if epochs[0] != 0:
-        raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {epochs[0]}; add a key 0.")
-    return dict(by_epoch)
+    by_key = sorted(
+        ((_as_key(key), objective) for key, objective in objectives.items()),
+        key=lambda entry: (isinstance(entry[0], float), entry[0]),
+    )
+    keys = [key for key, _ in by_key]
+    for key, following in pairwise(keys):
+        if key == following:
+            raise ValueError(f"objectives must name each epoch once, but hold {key} twice; drop one of the two.")
+    if keys[0] != 0:
+        raise ValueError(f"objectives must say what holds from epoch 0 on, but begin at {keys[0]}; add a key 0.")
+    return dict(by_key)
 
 
 def _names(objectives: Any) -> list[str]:
@@ -328,12 +347,12 @@ def _names(objectives: Any) -> list[str]:
     found = []
     for objective in objectives:
         if isinstance(objective, str):
-            named_entry("objective", objective, OBJECTIVES)
+            named_class("objective", objective)
             found.append(objective)
             continue
         if not isinstance(objective, nn.Module):
             raise TypeError(
-                f"an objective must be one of {', '.join(OBJECTIVES)}, or a loss (a torch module), but is {objective!r}."
+                f"an objective must be one of {', '.join(LOSSES)}, or a loss (a torch module), but is {objective!r}."
             )
         stem, number = type(objective).__name__, 1
         name = stem
@@ -344,34 +363,26 @@ def _names(objectives: Any) -> list[str]:
     return found
 
 
-def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, SurrogateLoss]:
-    """The losses of these names, each from those of the shared arguments that it knows."""
-    used = {name: _known(OBJECTIVES[name], shared) for name in names}
-    known = set().union(CONTEXT, *used.values())
-    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in known})
-    scores = [name for name in names if issubclass(OBJECTIVES[name], PerClassLoss)]
-    if scores and len(scores) < len(names) and not any(shared.get(flag) for flag in ACTIVATIONS):
-        of_logits = next(name for name in names if name not in scores)
+def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, nn.Module]:
+    """The losses of these names, each from those of the shared arguments that it reads."""
+    classes = {name: named_class("objective", name) for name in names}
+    used = {name: cls.reads(shared) for name, cls in classes.items()}
+    read = set().union(*used.values())
+    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in read})
+    of_logits = [name for name in names if classes[name].takes_logits]
+    of_probabilities = [name for name in names if not classes[name].takes_logits]
+    if of_logits and of_probabilities and not any(shared.get(flag) for flag in ACTIVATIONS):
         raise ValueError(
-            f"softmax or sigmoid must be set in a schedule where {of_logits} reads logits and {scores[0]} probabilities, "
-            "but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."
+            f"softmax or sigmoid must be set in a schedule where {of_logits[0]} reads logits and {of_probabilities[0]} "
+            "probabilities, but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."
         )
-    losses = {name: OBJECTIVES[name](reduction=reduction, **used[name]) for name in scores}
+    cross_entropies = [name for name in names if issubclass(classes[name], PlainCELoss)]
+    losses = {n: classes[n](reduction=reduction, **used[n]) for n in names if n not in cross_entropies}
     excluded = any(loss.excludes_background() for loss in losses.values())
-    for name in names:
-        if name not in scores:  # the flag tells C − 1 weights from a mistake
-            background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
-            losses[name] = OBJECTIVES[name](reduction=reduction, **{**used[name], **background})
+    for name in cross_entropies:  # the flag tells C − 1 weights from a mistake
+        background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
+        losses[name] = classes[name](reduction=reduction, **{**used[name], **background})
     return losses
-
-
-def _known(loss: type[SurrogateLoss], shared: dict[str, Any]) -> dict[str, Any]:
-    names = accepted_arguments(loss)
-    if issubclass(loss, PlainCELoss) and shared.get("weight") is None:
-        names.discard("include_background")  # without weights it means nothing to cross-entropy
-    if shared.get("smoothing") is not None:
-        names -= {"smooth_nr", "smooth_dr"}  # beside it they mean nothing
-    return {name: value for name, value in shared.items() if name in names}
 
 
 def _check_reductions(parts: dict[str, nn.Module], reduction: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from monai_surrogates import data
 from monai_surrogates._version import __version__
 from monai_surrogates.data.files import write_atomically
-from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
+from monai_surrogates.losses import make_loss
+from monai_surrogates.losses.names import objective_names
 
 MANIFEST = "study.json"
 LOCK = ".lock"
@@ -151,7 +152,7 @@ class Study:
 
         Args:
             out: output folder: new, empty, or of the same study, which is then resumed.
-            objectives: names from :data:`monai_surrogates.losses.OBJECTIVES` or ``SCHEDULES``.
+            objectives: names, as of :func:`monai_surrogates.losses.loss_class`.
             settings: what the objectives share.
             data_dir: a Decathlon folder; None for the embedded task.
             progress: show a bar while the data is checked.
@@ -185,7 +186,8 @@ class Study:
 
     def with_earlier_objectives(self) -> Study:
         """The same study with the objectives that its folder has finished already, in the table's order."""
-        everything = replace(self, objectives=(*OBJECTIVES, *SCHEDULES))
+        begun = tuple(name for name in objective_names() if (self.out / "cells" / name).is_dir())
+        everything = replace(self, objectives=begun)
         done = {cell.objective for cell in everything.cells if not cell.todo()}
         earlier = [name for name in everything.objectives if name in done and name not in self.objectives]
         return replace(self, objectives=(*self.objectives, *earlier))
@@ -216,7 +218,7 @@ class Study:
             raise StudyError("objectives must name at least one objective, but is empty.")
         for name in self.objectives:
             try:
-                loss_class(name)
+                make_loss(name, softmax=True, to_onehot_y=True)  # as the bundle does
             except ValueError as error:
                 raise StudyError(str(error)) from None
         if len(set(self.objectives)) < len(self.objectives):

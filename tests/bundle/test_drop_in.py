@@ -73,7 +73,7 @@ BLOCKS = {
 
 # what a loss has no use for, of the arguments above
 LAMBDAS = {"lambda_dice", "lambda_ce"}
-OF_COUNTS = {"squared_pred", "smooth_nr", "smooth_dr", "alpha", "beta"}
+OF_COUNTS = {"squared_pred", "alpha", "beta"}  # and smooth_nr, smooth_dr, of which the blocks ask for nothing
 FOREIGN = {
     "SoftDiceLoss": {*LAMBDAS, "alpha", "beta"},
     "SoftJaccardLoss": {*LAMBDAS, "alpha", "beta"},
@@ -93,6 +93,8 @@ FOREIGN = {
 
 def unused(target, block):
     names = FOREIGN[target] & block.keys()
+    if block.get("lambda_dice") == 1:
+        names -= {"lambda_dice"}
     # Excluding the background tells cross-entropy how to read the weights, and nothing else.
     if (
         target in ("PlainCELoss", "WeightedCELoss")

@@ -15,7 +15,8 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 
 import monai_surrogates
 from monai_surrogates.data import read_task
-from monai_surrogates.losses import OBJECTIVES, SCHEDULES, loss_class
+from monai_surrogates.losses import OBJECTIVES, loss_class
+from monai_surrogates.losses.names import LOSSES
 from tests.bundle.runs import PATCH, SMALL, open_workflow
 
 CONTEXT = {
@@ -23,13 +24,6 @@ CONTEXT = {
     "class_weighting": "median_frequency",
     "structure_volumes": [45.0, 10.0],
     "smoothing": "structure_volume",
-}
-CONTEXT_OF = {
-    "weighted_cross_entropy": {"class_counts", "class_weighting"},
-    "soft_dice": {"structure_volumes", "smoothing"},
-    "soft_jaccard": {"structure_volumes", "smoothing"},
-    "cross_entropy_to_soft_dice": {"structure_volumes", "smoothing"},
-    "cross_entropy_to_soft_jaccard": {"structure_volumes", "smoothing"},
 }
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 WORKFLOWS = {
@@ -114,30 +108,35 @@ def test_images_that_train_choose_and_score_are_disjoint_and_complete(bundle: Pa
     assert scored_over_all_folds == {path.name for path in (task / "imagesTr").iterdir()}
 
 
-def test_one_overlay_per_objective_and_none_beside(shipped: Path) -> None:
+def test_one_overlay_shows_the_way_and_no_other_repeats_a_name(shipped: Path) -> None:
     stems = {file.stem for file in (shipped / "configs").glob("*.yaml")}
-    assert stems - {"train", "evaluate", "inference", "multi_gpu_train", "schedule"} == {*OBJECTIVES, *SCHEDULES}
+    assert stems - {"train", "evaluate", "inference", "multi_gpu_train", "schedule"} == {"lovasz_softmax"}
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
-def test_overlay_changes_the_objective_and_nothing_else(name: str, shipped: Path) -> None:
-    overlay = yaml.safe_load((shipped / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+def test_overlay_changes_the_objective_and_nothing_else(shipped: Path) -> None:
+    overlay = yaml.safe_load((shipped / "configs" / "lovasz_softmax.yaml").read_text(encoding="utf-8"))
     trained = yaml.safe_load((shipped / "configs" / "train.yaml").read_text(encoding="utf-8"))
     assert [*overlay] == ["loss"]
     target = overlay["loss"].pop("_target_")
-    assert target == f"monai_surrogates.losses.{loss_class(name).__name__}"
-    assert locate(target) is loss_class(name)
+    assert target == "monai_surrogates.losses.LovaszSoftmaxLoss"
+    assert locate(target) is loss_class("lovasz_softmax")
     del trained["loss"]["_target_"]
     assert overlay["loss"] == {key: trained["loss"][key] for key in overlay["loss"]}
     # an overlay leaves out the context, and the choices, that its objective does not read
-    assert {*trained["loss"]} - {*overlay["loss"]} == {*CONTEXT} - CONTEXT_OF.get(name, set())
+    assert {*trained["loss"]} - {*overlay["loss"]} == {*CONTEXT}
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES, *SCHEDULES])
-def test_overlay_builds_its_loss_without_the_configs_imports(name: str, shipped: Path) -> None:
+def test_overlay_builds_its_loss_without_the_configs_imports(shipped: Path) -> None:
     parser = ConfigParser()
-    parser.read_config(str(shipped / "configs" / f"{name}.yaml"))
-    parser.update({key: value for key, value in CONTEXT.items() if key in CONTEXT_OF.get(name, ())})
+    parser.read_config(str(shipped / "configs" / "lovasz_softmax.yaml"))
+    assert type(parser.get_parsed_content("loss")) is loss_class("lovasz_softmax")
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "lovasz_hinge"])
+def test_every_name_fits_the_loss_block_of_the_config(name: str, shipped: Path) -> None:
+    block = yaml.safe_load((shipped / "configs" / "train.yaml").read_text(encoding="utf-8"))["loss"]
+    parser = ConfigParser({"loss": block, "objective": name, **CONTEXT, "smoothing": None})
+    parser["loss#_target_"] = LOSSES[name]
     assert type(parser.get_parsed_content("loss")) is loss_class(name)
 
 

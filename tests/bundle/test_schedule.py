@@ -20,6 +20,7 @@ from monai_surrogates.losses import (
     ScheduledLoss,
     loss_class,
 )
+from monai_surrogates.losses.names import LOSSES
 from tests.bundle.runs import (
     LOGGED,
     SMALL,
@@ -40,7 +41,7 @@ slow = pytest.mark.slow
 SCHEDULE = "cross_entropy_to_lovasz_softmax"
 FLAGS = {"softmax": True, "to_onehot_y": True}
 WAYS = {
-    **WAYS,
+    "name": WAYS["name"],
     "target": lambda name: (*TRAIN, "--loss#_target_", f"monai_surrogates.losses.{loss_class(name).__name__}"),
 }
 
@@ -79,6 +80,21 @@ def test_epochs_and_ramp_of_a_named_schedule_are_config_values(bundle: Path, tas
     assert loss.weights_at(7) == {"cross_entropy": 0.75, "soft_dice": 0.25}
 
 
+@pytest.mark.parametrize(("switch", "starts"), [(None, [0, 10]), ("0.25", [0, 5]), (0.75, [0, 15]), ("12", [0, 12])])
+def test_any_two_names_are_a_schedule_that_reads_the_block_and_fractions(
+    switch: float | str | None, starts: list[int], bundle: Path, task: Path
+) -> None:
+    arguments = {} if switch is None else {"loss#switch_epoch": switch}
+    workflow = open_workflow(
+        bundle, "train", dataset_dir=str(task), objective="weighted_cross_entropy_to_soft_dice_ce", **arguments, **SMALL
+    )
+    loss = workflow.parser.get_parsed_content("loss")
+    assert type(loss) is loss_class("weighted_cross_entropy_to_soft_dice_ce")
+    loss.set_length(20)
+    assert (loss.starts, loss.names) == (starts, ["weighted_cross_entropy", "soft_dice_ce"])
+    assert loss.parts["weighted_cross_entropy"].class_weight.numel() == 2  # counted in the labels
+
+
 def test_the_overlay_of_a_schedule_of_ones_own(bundle: Path, task: Path) -> None:
     workflow = open_workflow(bundle, "train", "schedule", dataset_dir=str(task), **SMALL)
     loss = workflow.parser.get_parsed_content("loss")
@@ -96,8 +112,7 @@ def test_the_overlay_of_a_schedule_of_ones_own(bundle: Path, task: Path) -> None
     [
         (
             {"loss#objectives#75": "lovasz"},
-            "objective must be one of cross_entropy, weighted_cross_entropy, soft_dice, soft_jaccard, lovasz_softmax, "
-            "but is 'lovasz'. Did you mean 'lovasz_softmax'?",
+            f"objective must be one of {', '.join(LOSSES)}, but is 'lovasz'. Did you mean 'lovasz_softmax'?",
         ),
         (
             {"loss#ramp": 30},

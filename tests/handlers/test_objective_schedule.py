@@ -137,6 +137,30 @@ def test_an_engine_that_resumes_goes_on_in_the_middle_of_the_schedule():
     assert values == whole[3:]
 
 
+def test_fractions_are_of_the_engine_s_epochs_and_of_the_state_after_a_resume():
+    def loss():
+        return ScheduledLoss({0: "cross_entropy", 0.25: "soft_dice", 0.75: "soft_jaccard"}, **FLAGS)
+
+    first, resumed = loss(), loss()
+    run(first, 4)
+    assert first.starts == [0, 1, 3]
+    resumed.load_state_dict(first.state_dict())
+    engine = engine_of(resumed, [])
+    ObjectiveSchedule(resumed).attach(engine)
+    engine.load_state_dict({"epoch": 4, "max_epochs": 40, "epoch_length": 1})
+    engine.run([item()])
+    assert resumed.starts == [0, 1, 3]
+
+
+def test_a_training_too_short_for_its_fractions_is_refused_before_training():
+    loss, values = ScheduledLoss({0: "cross_entropy", 0.2: "soft_dice", 0.4: "soft_jaccard"}, **FLAGS), []
+    engine = engine_of(loss, values)
+    ObjectiveSchedule(loss).attach(engine)
+    with pytest.raises(ValueError, match=r"0\.2 and 0\.4 both mean epoch 1; move them apart, or train longer"):
+        engine.run([item()], max_epochs=4)
+    assert values == []
+
+
 def test_half_way_stays_where_it_was_when_the_training_is_made_longer():
     loss = CrossEntropyToSoftDiceLoss(**FLAGS)
     run(loss, 4)
@@ -213,7 +237,9 @@ def test_half_way_of_an_unknown_number_of_epochs_is_refused_before_training():
         if runs:
             engine.run(iter([item()] * 3), max_iters=3)
         else:
-            with pytest.raises(ValueError, match=r"switches half-way, but how many epochs .* run it with max_epochs"):
+            with pytest.raises(
+                ValueError, match=r"a fraction of the training, but how many epochs .* run it with max_epochs"
+            ):
                 engine.run(iter([item()] * 3), max_iters=3)
         assert len(values) == runs
 

@@ -54,27 +54,6 @@ def test_named_weights_need_counts_and_belong_to_cross_entropy():
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
-def test_classes_choose_what_enters_the_mean(cls):
-    x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
-    y = torch.tensor([[[0, 0, 1, 1, 3, 0]], [[0, 0, 0, 0, 0, 0]]])
-    flags = {"softmax": True, "to_onehot_y": True}
-    table = cls(**flags, classes="all", reduction="none")(x, y)[..., 0]
-    assert table.shape == (2, 4)
-    torch.testing.assert_close(cls(**flags, classes="all")(x, y), table.mean())
-    torch.testing.assert_close(cls(**flags, classes=[3, 1])(x, y), table[:, [3, 1]].mean())
-    present = (table[0, [0, 1, 3]].mean() + table[1, 0]) / 2
-    torch.testing.assert_close(cls(**flags, classes="present")(x, y), present)
-    foreground = cls(**flags, classes="present", include_background=False)(x, y)
-    torch.testing.assert_close(foreground, table[0, [1, 3]].mean() / 2)  # the empty item adds a 0
-    none_kept = cls(**flags, classes="present", reduction="none")(x, y)[..., 0]
-    torch.testing.assert_close(none_kept, table.where(torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]) > 0, 0))
-    with pytest.raises(ValueError, match="classes holds 0, but include_background=False"):
-        cls(classes=[0, 1], include_background=False)
-    with pytest.raises(ValueError, match="classes must lie in 0 to 3"):
-        cls(**flags, classes=[4])(x, y)
-
-
-@pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
 def test_batch_scores_the_batch_as_one_image(cls):
     generator = torch.Generator().manual_seed(2)
     x, y = torch.randn(3, 2, 5, generator=generator), torch.randint(0, 2, (3, 1, 5), generator=generator)

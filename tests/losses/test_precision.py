@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 
-from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
+from monai_surrogates.losses import LovaszSoftmaxLoss, PlainCELoss, SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
+from tests.losses.arguments import SOFTMAX
 from tests.reference import softmax
 
 # What the losses promise. Float32 has 24 bits: probabilities are right to 6e-8 and a few times that, and so is a mean of
@@ -207,3 +209,28 @@ def test_lovasz_softmax(side, classes, tolerances):
     for method, tolerance in tolerances:
         loss = LovaszSoftmaxLoss(softmax=True, to_onehot_y=True, **method)
         assert_exact(method, loss, x, labels[None, None], expected, tolerance)
+
+
+@pytest.mark.parametrize("ignored", [None, 2])
+def test_float32_counts_of_a_volume_are_those_of_float64(ignored):
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(1, 2, 96, 96, 96, generator=generator)
+    y = torch.randint(0, 2 if ignored is None else 3, (1, 1, 96, 96, 96), generator=generator)
+    loss = SoftDiceLoss(**SOFTMAX, ignore_index=ignored, reduction="none")
+    difference = loss(x, y).double() - loss(x.double(), y)
+    assert difference.abs().max() <= LOSS
+
+
+def test_binary_cross_entropy_is_torch_s_at_large_logits():
+    x = torch.linspace(-60, 60, 240, dtype=torch.float64).view(1, 2, 120).requires_grad_()
+    y = (torch.arange(240) % 3 == 0).double().view(1, 2, 120)
+    for ours, theirs in (
+        (PlainCELoss(sigmoid=True)(x, y), F.binary_cross_entropy_with_logits(x, y)),
+        (
+            PlainCELoss(sigmoid=True, weight=3.0)(x, y),
+            F.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(3.0, dtype=torch.float64)),
+        ),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+        gradients = [torch.autograd.grad(value, x, retain_graph=True)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-13)

@@ -93,7 +93,7 @@ def test_keys_may_be_strings_of_digits_and_stand_in_any_order(objectives):
     loss = ScheduledLoss(objectives, **FLAGS)
     assert loss.weights_at(49)["cross_entropy"] == 1
     assert loss.weights_at(50)["soft_dice"] == 1
-    assert repr(loss).splitlines()[1].strip() == "{0: cross_entropy, 50: soft_dice}, ramp=0"
+    assert repr(loss).splitlines()[1].strip() == "{0: cross_entropy, 50: soft_dice}"
 
 
 class Counting(nn.Module):
@@ -173,8 +173,8 @@ def test_a_named_schedule_takes_it_too(name):
     ("objectives", "arguments", "unused"),
     [
         (CE_LOVASZ, {**COUNTS, **VOLUMES}, "smoothing"),
-        (CE_LOVASZ, {**VOLUMES, "smooth_nr": 0}, "smooth_nr, smoothing"),
-        ({0: "soft_dice", 1: "soft_jaccard"}, {**VOLUMES, "smooth_nr": 0, "smooth_dr": 0}, "smooth_dr, smooth_nr"),
+        (CE_LOVASZ, {**VOLUMES, "smooth_nr": 1}, "smooth_nr, smoothing"),
+        ({0: "soft_dice", 1: "soft_jaccard"}, {**VOLUMES, "smooth_nr": 1, "smooth_dr": 1}, "smooth_dr, smooth_nr"),
     ],
 )
 def test_a_smoothing_without_use_is_one_warning(objectives, arguments, unused):
@@ -221,7 +221,7 @@ def test_weights_without_a_background_reach_cross_entropy_too(background):
 
 def test_an_argument_of_no_objective_warns_once_and_an_unknown_one_is_an_error():
     with pytest.warns(UserWarning, match="^ScheduledLoss has no use for jaccard, lambda_ce: not used") as caught:
-        ScheduledLoss(CE_LOVASZ, **FLAGS, lambda_ce=1, jaccard=False)
+        ScheduledLoss(CE_LOVASZ, **FLAGS, lambda_ce=0.5, jaccard=True)
     assert len(caught) == 1
     with pytest.raises(
         TypeError, match="ScheduledLoss got an unexpected keyword argument 'softmx'; did you mean 'softmax'"
@@ -239,15 +239,30 @@ def test_an_argument_of_no_objective_warns_once_and_an_unknown_one_is_an_error()
     [
         ({}, {}, TypeError, r"objectives must map epochs to objectives, .* but is \{\}"),
         (["cross_entropy"], {}, TypeError, "objectives must map epochs"),
-        ({0: "cross_entropy", -5: "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is -5"),
-        ({0: "cross_entropy", "-5": "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is '-5'"),
+        ({0: "cross_entropy", -5: "soft_dice"}, {}, ValueError, "a whole number from 0 on, or a fraction .* but is -5"),
         (
-            {0: "cross_entropy", 0.5: "soft_dice"},
+            {0: "cross_entropy", "-5": "soft_dice"},
             {},
             ValueError,
-            "a whole number from 0 on, but is 0.5; count the completed epochs",
+            "a whole number from 0 on, or a fraction .* but is '-5'",
         ),
-        ({0: "cross_entropy", True: "soft_dice"}, {}, ValueError, "a whole number from 0 on, but is True"),
+        *(
+            (
+                {0: "cross_entropy", key: "soft_dice"},
+                {},
+                ValueError,
+                rf"an epoch, .* or a fraction of the training, above 0 and below 1, but is {key!r}; count the completed .*0\.5",
+            )
+            for key in (1.0, "1.0", "0.0", 1.5, -0.5, "nan", "half", float("nan"), 50.0)
+        ),
+        ({0: "cross_entropy", 0.5: "soft_dice", "0.50": "soft_jaccard"}, {}, ValueError, "once, but hold 0.5 twice"),
+        ({0.5: "cross_entropy"}, {}, ValueError, "holds from epoch 0 on, but begin at 0.5; add a key 0"),
+        (
+            {0: "cross_entropy", True: "soft_dice"},
+            {},
+            ValueError,
+            "a whole number from 0 on, or a fraction .* but is True",
+        ),
         (
             {0: "cross_entropy", 5: "soft_dice", "5": "soft_jaccard"},
             {},
@@ -417,7 +432,7 @@ def test_a_name_is_its_two_objectives(name):
 @pytest.mark.parametrize(("max_epochs", "switch"), [(100, 50), (7, 3), (2, 1), (1, 1)])
 def test_without_an_epoch_it_switches_half_way(max_epochs, switch):
     loss = CrossEntropyToSoftDiceLoss(**FLAGS)
-    assert "soft_dice half-way" in repr(loss)
+    assert "{0: cross_entropy, 0.5: soft_dice}" in repr(loss)
     loss.set_length(max_epochs)
     assert loss.weights_at(switch - 1)["cross_entropy"] == 1
     assert loss.weights_at(switch)["soft_dice"] == 1
@@ -437,13 +452,99 @@ def test_an_epoch_that_was_given_does_not_depend_on_the_length():
     assert loss.weights_at(3) == {"cross_entropy": 0.5, "soft_dice": 0.5}
     with pytest.raises(ValueError, match="switch_epoch must be at least 1, but is 0"):
         CrossEntropyToSoftDiceLoss(**FLAGS, switch_epoch=0)
-    with pytest.raises(ValueError, match="a whole number from 0 on, but is -2"):
+    with pytest.raises(ValueError, match=r"switch_epoch must be an epoch, .* but is -2"):
         CrossEntropyToSoftDiceLoss(**FLAGS, switch_epoch=-2)
+
+
+@pytest.mark.parametrize("key", [0.25, "0.25", np.float64(0.25), np.float32(0.25)], ids=repr)
+def test_a_key_may_be_a_fraction_of_the_training(key):
+    loss = ScheduledLoss({0: "cross_entropy", key: "soft_dice"}, ramp=3, **FLAGS)
+    assert not loss.is_known
+    assert loss.weights_at(0) == {"cross_entropy": 1, "soft_dice": 0}
+    loss.set_length(np.int64(40))
+    assert loss.is_known
+    assert loss.starts == [0, 10]
+    assert loss.weights_at(10) == {"cross_entropy": 0.75, "soft_dice": 0.25}
+    loss.set_length(80)  # a new training
+    assert loss.starts == [0, 20]
+
+
+# the whole epochs of the fraction, and at least one; 0.29·100 and 2/3·3 lie below 29 and 2 in floating point
+@pytest.mark.parametrize(
+    ("fraction", "max_epochs", "start"),
+    [(0.29, 100, 29), (2 / 3, 3, 2), (0.7, 10, 7), (0.999, 100, 99), (0.001, 100, 1), (0.5, 1, 1), (1 / 3, 300, 100)],
+)
+def test_a_fraction_is_rounded_down_to_whole_epochs(fraction, max_epochs, start):
+    loss = CrossEntropyToSoftDiceLoss(**FLAGS, switch_epoch=fraction)
+    loss.set_length(max_epochs)
+    assert loss.starts == [0, start]
+
+
+def test_fractions_and_epochs_take_their_places_once_the_length_is_known():
+    objectives = {0: "cross_entropy", "0.5": "lovasz_softmax", 30: "soft_dice", 0.1: "soft_jaccard"}
+    loss, resumed = (ScheduledLoss(objectives, ramp=10, **FLAGS) for _ in range(2))
+    assert "{0: cross_entropy, 30: soft_dice, 0.1: soft_jaccard, 0.5: lovasz_softmax}, ramp=10" in repr(loss)
+    loss.set_length(100)
+    assert dict(zip(loss.starts, loss.names, strict=True)) == {
+        **{0: "cross_entropy", 10: "soft_jaccard", 30: "soft_dice", 50: "lovasz_softmax"}
+    }
+    loss.set_epoch(52)
+    resumed.load_state_dict(loss.state_dict())
+    assert (resumed.starts, resumed.names, resumed._active) == (loss.starts, loss.names, loss._active)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "max_epochs", "match"),
+    [
+        (
+            {0: "cross_entropy", 0.5: "soft_dice", 50: "soft_jaccard"},
+            100,
+            "but 50 and 0.5 both mean epoch 50; move them",
+        ),
+        (
+            {0: "cross_entropy", 0.1: "soft_dice", 0.2: "soft_jaccard"},
+            9,
+            "but 0.1 and 0.2 both mean epoch 1; .* longer",
+        ),
+        (
+            {0: "cross_entropy", 0.1: "soft_dice", 0.2: "soft_jaccard"},
+            20,
+            "ramp must not be longer .* is 3 where soft_dice has the 2 epochs from 2 to 4",
+        ),
+        ({0: "cross_entropy", 0.5: "soft_dice"}, 0, "max_epochs must be a whole number from 1 on, but is 0"),
+        ({0: "cross_entropy"}, 2.5, "max_epochs must be a whole number from 1 on, but is 2.5"),
+    ],
+)
+def test_a_length_that_does_not_hold_the_schedule_is_refused_and_changes_nothing(objectives, max_epochs, match):
+    loss = ScheduledLoss(objectives, ramp=3, **FLAGS)
+    before = repr(loss)
+    with pytest.raises(ValueError, match=match):
+        loss.set_length(max_epochs)
+    assert repr(loss) == before
+
+
+# what the version before saved: the epoch and where the objectives begin, −1 where that was not known
+@pytest.mark.parametrize(
+    ("loss", "state", "epoch", "starts"),
+    [
+        (CrossEntropyToSoftDiceLoss(**FLAGS), [12, 0, 10], 12, [0, 10]),
+        (CrossEntropyToSoftDiceLoss(**FLAGS), [0, 0, -1], 0, []),
+        (CrossEntropyToSoftDiceLoss(**FLAGS, switch_epoch=15), [12, 0, 10], 12, [0, 15]),
+        (ScheduledLoss(CE_LOVASZ, **FLAGS), [51, 0, 50], 51, [0, 50]),
+        (ScheduledLoss({0: "soft_dice"}, **FLAGS), [7, 0], 7, [0]),
+        (ScheduledLoss({0: "cross_entropy", 0.2: "soft_dice", 0.4: "soft_jaccard"}, **FLAGS), [9, 0, 10], 0, []),
+    ],
+)
+def test_states_of_the_version_before_load(loss, state, epoch, starts):
+    loss = copy.deepcopy(loss)
+    loss.load_state_dict({"_extra_state": torch.tensor(state)})
+    assert (loss.epoch, loss.starts) == (epoch, starts)
 
 
 def test_half_way_is_part_of_the_state_and_an_epoch_of_the_arguments():
     loss, resumed = CrossEntropyToLovaszSoftmaxLoss(**FLAGS), CrossEntropyToLovaszSoftmaxLoss(**FLAGS)
     resumed.load_state_dict(loss.state_dict())  # nothing known yet
+    assert (resumed.epoch, resumed.is_known) == (0, False)
     loss.set_length(20)
     loss.set_epoch(12)
     resumed.load_state_dict(loss.state_dict())

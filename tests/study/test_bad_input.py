@@ -1,6 +1,7 @@
 """Every bad input ends with exit code 2 and one sentence, and leaves every folder as it was."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from monai_surrogates.cli import app
 from monai_surrogates.losses import OBJECTIVES, SCHEDULES
+from monai_surrogates.losses.names import LOSSES
 from monai_surrogates.study import Study
 from monai_surrogates.study.plan import QUICK
 
@@ -54,10 +56,24 @@ def test_unknown_objective(tmp_path):
     assert "Did you mean 'soft_dice'?" in message
 
 
-def test_help_names_the_schedules_too():
+def test_help_names_every_objective_that_fits_the_bundle():
     (option,) = [o for o in get_command(app).commands["study"].params if o.name == "objectives"]
-    assert all(name in option.help for name in SCHEDULES)
     assert option.default == ",".join(OBJECTIVES)
+    named = re.findall(r"\b[a-z]+_[a-z_]+", option.help.replace("A_to_B", ""))
+    assert named == [*(name for name in LOSSES if name not in OBJECTIVES and name != "lovasz_hinge"), *SCHEDULES]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lovasz_hinge", "LovaszHingeLoss takes logits of structures: softmax and other_act must not be set"),
+        ("cross_entropy_to_lovasz_hinge", "takes logits of structures"),
+        ("soft_dice_to_soft_dice", "'soft_dice_to_soft_dice' stays at soft_dice; name soft_dice alone"),
+        ("soft_dice_to_lovasz_sofmax", "Did you mean 'soft_dice_to_lovasz_softmax'?"),
+    ],
+)
+def test_an_objective_that_the_bundle_cannot_train(name, words, tmp_path):
+    assert words in refused(tmp_path, "--objectives", name)
 
 
 def test_the_same_objective_twice(tmp_path):

@@ -278,10 +278,10 @@ def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_pa
 
 
 def test_a_schedule_is_an_objective_like_the_others_and_kept_as_they_are(tmp_path):
-    study = prepared(tmp_path / "out", None, TINY, ["cross_entropy_to_soft_dice"])
+    study = prepared(tmp_path / "out", None, TINY, ["cross_entropy_to_soft_dice_ce"])
     (cell,) = study.cells
     cell.prediction_dir.mkdir(parents=True)
     for stage in ("train", "evaluate"):
         cell.finish(stage, seconds=1.0, jobs=1)
     other = replace(study, objectives=("soft_dice",))
-    assert other.with_earlier_objectives().objectives == ("soft_dice", "cross_entropy_to_soft_dice")
+    assert other.with_earlier_objectives().objectives == ("soft_dice", "cross_entropy_to_soft_dice_ce")

@@ -1,0 +1,106 @@
+"""What is refused and when, and the loss of a batch without items."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from monai.losses import DiceLoss
+from monai.networks import one_hot
+
+from monai_surrogates.losses import (
+    LovaszSoftmaxLoss,
+    PlainCELoss,
+    SoftDiceCELoss,
+    SoftDiceLoss,
+    SoftTverskyLoss,
+    WeightedCELoss,
+    check_channels,
+)
+from tests.losses.arguments import SOFTMAX
+from tests.losses.test_against_monai import random_batch
+
+
+def test_arguments_that_contradict_each_other_are_refused():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    with pytest.raises(ValueError, match="two_class=True scores a single channel, but the input has 3"):
+        SoftDiceLoss(**SOFTMAX, two_class=True)(x, y)
+    with pytest.raises(ValueError, match="takes one weight"):
+        SoftDiceCELoss(sigmoid=True, two_class=True, weight=[1.0, 2.0])
+    with pytest.raises(ValueError, match='sync=True sums over all ranks, but reduction="none"'):
+        PlainCELoss(**SOFTMAX, sync=True, reduction="none")
+    with pytest.raises(ValueError, match=r"squared_pred=True needs alpha = beta, but they are 0\.3 and 0\.7"):
+        SoftTverskyLoss(**SOFTMAX, squared_pred=True, alpha=0.3, beta=0.7)
+    with pytest.raises(ValueError, match="different ids"):
+        SoftDiceLoss(**SOFTMAX, classes=[1, 1])
+
+
+@pytest.mark.parametrize("argument", ["smooth_nr", "smooth_dr", "alpha", "beta"])
+def test_nan_is_no_setting(argument):
+    with pytest.raises(ValueError, match=r"must not be below 0, but are .*nan"):
+        SoftTverskyLoss(**{argument: float("nan")})
+
+
+def test_the_number_of_items_is_named_apart_from_the_size():
+    x, y = random_batch(7, (4, 5), 3, torch.float64)
+    with pytest.raises(ValueError, match="the same number of items"):
+        SoftDiceLoss(**SOFTMAX)(x, y[:1])
+    with pytest.raises(ValueError, match="one output channel per class"):
+        SoftDiceLoss(softmax=True)(x, one_hot(y, 4))
+
+
+def test_arrays_are_refused_with_the_cure():
+    with pytest.raises(
+        TypeError, match=r"target must be a torch\.Tensor, but is ndarray; convert it by torch\.as_tensor"
+    ):
+        SoftDiceLoss(**SOFTMAX)(torch.rand(1, 2, 4), np.zeros((1, 1, 4)))
+
+
+@pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
+def test_a_batch_without_items_is_zero(cls):
+    for shape in ((0, 3, 4, 5), (0, 3, 65, 65), (0, 2, 65, 65), (1, 3, 0)):
+        x, y = torch.zeros(shape, requires_grad=True), torch.zeros(shape[0], 1, *shape[2:])
+        for batch in ({}, cls.reads({"batch": True})):
+            loss = cls(**SOFTMAX, **batch)(x, y)
+            loss.backward()
+            assert loss.item() == 0
+            assert not x.grad.any()
+
+
+def test_check_labels_checks_at_every_call_on_any_device():
+    on_a_gpu = SimpleNamespace(
+        is_cuda=False, is_meta=False, device=torch.device("cuda"), shape=(2, 3, 4, 5)
+    )  # as far as checks can see
+    first_alone, always = SoftDiceLoss(**SOFTMAX), SoftDiceLoss(**SOFTMAX, check_labels=True)
+    assert [first_alone._checks_now(on_a_gpu) for _ in range(3)] == [True, False, False]
+    assert [always._checks_now(on_a_gpu) for _ in range(3)] == [True, True, True]
+    x, y = random_batch(10, (4, 5), 3, torch.float64)
+    assert [first_alone._checks_now(x) for _ in range(2)] == [True, True]  # on a CPU reading costs nothing
+    # A tensor on the meta device has no values, so a check is where reading one fails.
+    assert first_alone(x.to("meta"), y.to("meta")).shape == ()
+    with pytest.raises(RuntimeError, match="meta"):
+        always(x.to("meta"), y.to("meta"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "match"),
+    [
+        (
+            SoftDiceLoss(**SOFTMAX, weight=[1.0, 2.0]),
+            "weight must have 3 .*; give as many as the network has channels, or one",
+        ),
+        (WeightedCELoss(**SOFTMAX, class_counts=[1, 2]), "class_counts must have 3 values"),
+        (LovaszSoftmaxLoss(**SOFTMAX, classes=[3]), "classes must lie in 0 to 2, .*; drop those for which"),
+        (SoftDiceCELoss(**SOFTMAX, weight=[1.0, 2.0]), "weight must have 3 values"),
+    ],
+    ids=["weight", "counts", "classes", "compound"],
+)
+def test_what_does_not_fit_the_network_is_found_without_a_batch(loss, match):
+    with pytest.raises(ValueError, match=match):
+        check_channels(loss, 3)
+
+
+@pytest.mark.parametrize("loss", [DiceLoss(), F.cross_entropy, SoftDiceLoss(**SOFTMAX, weight=[1.0, 2.0, 3.0])])
+def test_losses_that_fit_or_are_of_others_pass(loss):
+    check_channels(loss, 3)
