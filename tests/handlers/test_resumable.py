@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import time
 from datetime import timedelta
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
 from monai.data import CacheDataset, DataLoader
@@ -26,6 +24,7 @@ from torch import nn
 
 from monai_surrogates.handlers import ObjectiveSchedule, PerImageDice, ResumableTraining
 from monai_surrogates.losses import make_loss
+from tests.processes import results_of_ranks
 
 EPOCHS = 6
 
@@ -375,8 +374,10 @@ def test_a_file_of_the_version_before_loads(tmp_path):
     assert_same(network.state_dict(), before.state_dict())
 
 
-def rank_main(rank, port, folder, results):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+def rank_main(rank, world_size, port, results, folder):
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
+    )
     engine_at(folder / "shared.pt", limit={"max_epochs": 2})
     dist.barrier()
     shared = engine_at(folder / "shared.pt", resume=True, limit={"max_epochs": 3})
@@ -390,11 +391,7 @@ def rank_main(rank, port, folder, results):
 @pytest.mark.slow
 def test_a_file_that_only_one_of_two_processes_sees_is_refused_by_both(tmp_path):
     engine_at(tmp_path / "0" / "last.pt", limit={"max_epochs": 1})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").Manager().dict()
-    mp.spawn(rank_main, (port, tmp_path, results), nprocs=2)
+    results = results_of_ranks(rank_main, 2, tmp_path)
     for rank in (0, 1):
         shared, said = results[rank]
         assert shared == [5, 6]
