@@ -4,7 +4,7 @@ import typing as _typing
 
 from monai_surrogates.metrics.base import OverlapMetric
 from monai_surrogates.metrics.per_image import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric
-from monai_surrogates.metrics.scores import PerImageScores
+from monai_surrogates.metrics.summary import PerImageScores
 
 if _typing.TYPE_CHECKING:
     from monai_surrogates.statistics import MeanInterval, mean_interval
