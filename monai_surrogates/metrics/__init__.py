@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The names that need SciPy, which metrics do without. They stand in no ``dir``, or MONAI's scan would import it."""
+    """The names that need SciPy, imported on demand. ``dir`` does not list them, or MONAI's scan would import SciPy."""
     if name in ("MeanInterval", "mean_interval"):
         from monai_surrogates import statistics
 
