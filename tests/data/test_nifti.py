@@ -188,7 +188,7 @@ def test_labels_stored_with_a_slope_are_whole_numbers(tmp_path, levels):
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_no_label_is_refused_with_the_file_and_the_value(tmp_path, value, found, dtype):
+def test_values_other_than_labels_are_refused_with_file_and_value(tmp_path, value, found, dtype):
     voxels = np.zeros((4, 4, 4), dtype)
     voxels[3, 3, 3] = value
     path = write(tmp_path / "a.nii", voxels)

@@ -54,7 +54,7 @@ def finished(tmp_path_factory, task):
 
 
 @pytest.mark.slow
-def test_what_is_printed_and_written(finished):
+def test_the_printed_table_and_the_written_files(finished):
     study, text = finished
     for word in (*OBJECTIVES, "Dice", "IoU", "s/epoch", "interval is too narrow", "per_image.csv", "summary.json"):
         assert word in text
@@ -197,7 +197,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(finished, tmp_path
 
 
 @pytest.mark.slow
-def test_what_was_deleted_is_made_again_and_fewer_objectives_drop_nothing(finished):
+def test_deleted_files_are_made_again_and_fewer_objectives_drop_nothing(finished):
     study, _ = finished
     mask = next(study.runs[1].prediction_dir.iterdir())
     kept = mask.read_bytes()
@@ -229,7 +229,7 @@ def test_volumes_of_one_slice_and_references_without_foreground(tmp_path, tiny):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_ends_its_process_and_goes_on(task, tmp_path):
+def test_an_interrupted_study_ends_its_process_and_is_resumed(task, tmp_path):
     out = tmp_path / "out"
     words = [sys.executable, "-m", "monai_surrogates", "study", "--quick", "--data", str(task), "--out", str(out)]
     words += ["--objectives", "soft_dice", "--epochs", "5000"]

@@ -27,7 +27,7 @@ from tests.reference import dice_and_iou
 
 
 @pytest.mark.parametrize("values", [[], [0.7], [0.7, 0.7, 0.7]])
-def test_where_there_is_no_interval_none_is_given(values):
+def test_the_ends_of_an_undefined_interval_are_none(values):
     result = mean_with_interval(np.array(values))
     assert result["images"] == len(values)
     assert result["low"] is result["high"] is None
