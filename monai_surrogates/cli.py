@@ -37,7 +37,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def bundle(folder: Annotated[Path, typer.Argument(help="New folder for the bundle.")]) -> None:
-    """Copy the MONAI bundle whose objective is one config value."""
+    """Copy the MONAI bundle, with the objective as one config value."""
     in_the_way = next((p for p in folder.absolute().parents if p.exists() and not p.is_dir()), None)
     if in_the_way is not None:
         _refuse(f"{folder} cannot be made, because {in_the_way} is a file; name another folder.")

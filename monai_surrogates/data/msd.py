@@ -94,10 +94,10 @@ def _read_document(file: Path) -> dict[str, Any]:
     return _object(file, "the whole file", document)
 
 
-def _object(file: Path, what: str, value: Any) -> dict[str, Any]:
+def _object(file: Path, field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         cure = "see the format at medicaldecathlon.com"
-        raise mismatch(f"{file}, {what}", expected="a JSON object with entries", found=_brief(value), cure=cure)
+        raise mismatch(f"{file}, {field}", expected="a JSON object with entries", found=_brief(value), cure=cure)
     return value
 
 
@@ -134,16 +134,16 @@ def _distinct(values: Iterable[Any]) -> bool:
 
 
 def _read_channels(file: Path, document: dict[str, Any]) -> tuple[str, ...]:
-    what = "channel_names" if "channel_names" in document else "modality"
-    return _names_by_index(file, what, _object(file, what, document.get(what)))
+    field = "channel_names" if "channel_names" in document else "modality"
+    return _names_by_index(file, field, _object(file, field, document.get(field)))
 
 
-def _names_by_index(file: Path, what: str, declared: Mapping[str, Any]) -> tuple[str, ...]:
+def _names_by_index(file: Path, field: str, declared: Mapping[str, Any]) -> tuple[str, ...]:
     indices = [str(index) for index in range(len(declared))]
     if set(declared) != set(indices) or not all(isinstance(name, str) for name in declared.values()):
         expected = 'names keyed by "0", "1", "2" and so on without gaps'
         cure = "number the entries from 0"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(declared), cure=cure)
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(declared), cure=cure)
     return tuple(declared[index] for index in indices)
 
 
@@ -172,27 +172,27 @@ def _read_test(file: Path, document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def _list(file: Path, what: str, value: Any) -> list[Any]:
+def _list(file: Path, field: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         cure = "see the format at medicaldecathlon.com"
-        raise mismatch(f"{file}, {what}", expected="a list of images", found=_brief(value), cure=cure)
+        raise mismatch(f"{file}, {field}", expected="a list of images", found=_brief(value), cure=cure)
     return value
 
 
-def _check_entry(file: Path, what: str, entry: Any, keys: tuple[str, ...]) -> None:
+def _check_entry(file: Path, field: str, entry: Any, keys: tuple[str, ...]) -> None:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in keys):
         expected = f"every entry to be an object with the file names {' and '.join(keys)}"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(entry), cure="correct the entry")
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(entry), cure="correct the entry")
     for key in keys:
-        _check_inside(file, what, entry[key])
+        _check_inside(file, field, entry[key])
 
 
-def _check_inside(file: Path, what: str, name: str) -> None:
+def _check_inside(file: Path, field: str, name: str) -> None:
     path = PureWindowsPath(name)  # knows both separators and drives, so the rule is the same on every system
     if path.anchor or ".." in path.parts:
         expected = "paths inside the folder, relative and without `..`"
         cure = "move the file into the folder, or link to it from there"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(name), cure=cure)
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(name), cure=cure)
 
 
 def _joined(file: Path, key: str) -> list[dict[str, Any]]:

@@ -155,9 +155,11 @@ class OverlapHandler(IgniteMetricHandler):
     def completed(self, engine: Engine, name: str) -> None:
         """Fill ``engine.state.metrics`` and ``engine.state.metric_details``."""
         super().completed(engine, name)
-        engine.state.metrics.update({f"{name}/{what}": value for what, value in self._readings.items() if what})
+        engine.state.metrics.update(
+            {f"{name}/{reading}": value for reading, value in self._readings.items() if reading}
+        )
         if self.save_details:
-            filled = {name + what: cells for what, cells in self._details.items()}
+            filled = {name + part: cells for part, cells in self._details.items()}
             engine.state.metric_details.update(filled)
             self._detail_names |= filled.keys()
 
@@ -208,14 +210,14 @@ class OverlapHandler(IgniteMetricHandler):
         return distinct
 
     def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
-        values = {what: torch.as_tensor(value) for what, value in readings.items()}
-        undefined = [what for what, value in values.items() if bool(value.isnan().any())]
+        values = {reading: torch.as_tensor(value) for reading, value in readings.items()}
+        undefined = [reading for reading, value in values.items() if bool(value.isnan().any())]
         if undefined and not self._warned:
             self._warned = True
             none = bool(values[""].isnan().all())
             found = "no image has a defined score" if none else "some of the scores are undefined"
             classes = {
-                key for key in class_keys(self.metric_fn.class_labels) for what in undefined if _is_of(what, key)
+                key for key in class_keys(self.metric_fn.class_labels) for reading in undefined if _is_of(reading, key)
             }
             named = "" if none else "".join(f"{key}, " for key in sorted(classes))
             warnings.warn(
@@ -223,7 +225,7 @@ class OverlapHandler(IgniteMetricHandler):
                 "reported as 0.",
                 stacklevel=2,
             )
-        return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}
+        return {reading: _plain(value.nan_to_num(0)) for reading, value in values.items()}
 
 
 def class_keys(labels: Sequence[str]) -> list[str]:
@@ -287,8 +289,8 @@ def _name(meta: Mapping[str, Any]) -> str:
     return f"{file}, patch {meta.get(ImageMetaKey.PATCH_INDEX)}" if isinstance(file, str) and file else ""
 
 
-def _is_of(what: str, key: str) -> bool:
-    return what == key or what.startswith(f"{key}/")
+def _is_of(reading: str, key: str) -> bool:
+    return reading == key or reading.startswith(f"{key}/")
 
 
 def _plain(value: Tensor) -> float | Tensor:

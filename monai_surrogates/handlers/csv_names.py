@@ -17,7 +17,7 @@ def name_classes(engine: Engine, metric: str, labels: Sequence[str]) -> None:
     MetricsSaver has no argument for them.
 
     Args:
-        engine: the engine whose epoch is complete.
+        engine: after an epoch.
         metric: the metric's name in ``engine.state.metric_details``.
         labels: one name for each column.
     """

@@ -51,9 +51,7 @@ class ObjectiveSchedule:
             )
         self.loss_function, self.name = loss_function, name
         self._logged_weights: dict[str, float] = {}
-        self._checked_starts: list[
-            list[int]
-        ] = []  # the first epochs of the objectives at the last check of their reach
+        self._checked_starts: list[list[int]] = []  # of each schedule, when its reach was checked last
 
     def attach(self, engine: Engine) -> None:
         """Follow an engine's epochs.

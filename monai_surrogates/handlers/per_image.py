@@ -78,7 +78,7 @@ class PerImageDice(_BuiltHandler):
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
         reduction: MONAI's reductions.
-        num_classes: C, needed for label maps unless ``argmax`` tells it.
+        num_classes: C, needed for label maps unless ``argmax`` is set.
         output_transform: see :class:`~monai_surrogates.handlers.OverlapHandler`.
         save_details: see :class:`~monai_surrogates.handlers.OverlapHandler`.
         drop_repeats: see :class:`~monai_surrogates.handlers.OverlapHandler`.

@@ -32,7 +32,7 @@ class ResumableTraining:
     so a kill leaves the old file or the new one. Random numbers, those of the data set's random transforms included, are
     seeded at each epoch from the seed of the training (``monai.utils.set_determinism``) and the number of the epoch; so a
     resumed epoch draws the same numbers as an uninterrupted one. This needs the same ``num_workers``, and does not hold for
-    ``persistent_workers=True``, whose transforms cannot be seeded again, nor for kernels that are not deterministic.
+    ``persistent_workers=True`` (transforms cannot be seeded again), nor for kernels that are not deterministic.
 
     The length of a resumed training is ``max_epochs`` or ``max_iters`` of the new run, not of the file. An epoch that
     ``max_iters`` cuts short is not saved: a resumed training begins it again.
@@ -149,10 +149,8 @@ class ResumableTraining:
                 "raise max_iters."
             )
         engine.load_state_dict(trainer)
-        engine.state.max_epochs, engine.state.max_iters = (
-            epochs,
-            iterations,
-        )  # not those of the file, which would end this run
+        # The limits of the file would end this run.
+        engine.state.max_epochs, engine.state.max_iters = epochs, iterations
         _set_best(engine, state["best"])
         for name, item in items.items():
             item.load_state_dict(state[name])

@@ -29,7 +29,7 @@ class OverlapMetric(CumulativeIterationMetric):
 
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
-        num_classes: C, needed for label maps unless ``argmax`` tells it.
+        num_classes: C, needed for label maps unless ``argmax`` is set.
         threshold: predicted values of at least this are 1, the others 0.
         argmax: each voxel gets the class of the largest channel of the prediction.
         ignore_index: label of the voxels to leave out; see :func:`~monai_surrogates.core.hard_overlap`.
