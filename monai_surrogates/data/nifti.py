@@ -31,7 +31,7 @@ _UNREADABLE = (
     HeaderDataError,
     WrapStructError,
 )
-_MAX_LABELS = 2**16  # values of a label map at most; a continuous image has more
+_MAX_LABELS = 2**16  # most values of a label map; a continuous image has more
 _NOISE = 1e-3  # the header's slope and intercept may move a label this far from a whole number
 
 
@@ -213,7 +213,7 @@ def _slab_slices(shape: tuple[int, ...], max_voxels: int) -> list[tuple[slice | 
 def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[np.integer[Any]]]:
     """Streams a label map in slabs along its last axis, as whole numbers; one slab at a time is in memory.
 
-    Values within 0.001 of a whole number become that number, such as 0.9999 by a header's slope in place of 1.
+    Values within 0.001 of a whole number become that number, such as 0.9999 after a header's slope.
 
     Args:
         path: a label map; see `read_label_header`.

@@ -199,9 +199,8 @@ def _smooth_noise(rng: np.random.Generator, shape: Shape, sigma_mm: float) -> Fi
     smoothers = [_smoother(size, sigma_mm / spacing) for size, spacing in zip(shape, SPACING_MM, strict=True)]
     field: Field = rng.standard_normal([smoother.shape[1] for smoother in smoothers])
     for smoother in smoothers:
-        field = np.tensordot(
-            field, smoother, axes=(0, 1)
-        )  # the smoothed axis becomes the last one; after three the order is restored
+        # The smoothed axis becomes the last one; after three the order is restored.
+        field = np.tensordot(field, smoother, axes=(0, 1))
     return field
 
 

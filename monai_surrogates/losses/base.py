@@ -109,7 +109,7 @@ class SurrogateLoss(_Loss, ABC):
         return for_this_processor(loss) if torch.compiler.is_compiling() else loss
 
     def check(self, input: Tensor, target: Tensor) -> Voxels:
-        """Check a batch as :meth:`forward` does, and return its one form."""
+        """Check a batch as :meth:`forward` does, and return its voxels."""
         inputs.check_tensors(input, target)
         label_map = self._reads_labels(input, target)
         inputs.check_shapes(input, target, label_map=label_map)
@@ -306,7 +306,7 @@ def _nan_in_every_class(loss: Tensor) -> Tensor:
 
 
 def check_channels(loss: object, num_channels: int) -> None:
-    """Check the weights, counts, volumes and class ids of a loss against the network, before the first batch would.
+    """Check the weights, counts, volumes and class ids of a loss against the network, before the first batch.
 
     For the ``initialize`` of a config. Losses of other packages pass; the parts of a wrapper (MONAI's DeepSupervisionLoss, a
     compound) are checked.

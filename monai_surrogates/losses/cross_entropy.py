@@ -39,8 +39,8 @@ class PlainCELoss(SurrogateLoss):
     cross-entropy, by the number of voxels.
 
     Softmax cross-entropy over the channels; with ``sigmoid=True``, or for a single channel, binary cross-entropy of each
-    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``. A patch without
-    foreground has the same gradient per voxel as any other.
+    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``. The loss
+    of a voxel does not depend on other voxels, so a patch without foreground trains the network as any other does.
 
     Args:
         include_background: False means that C − 1 weights are those of the foreground; cross-entropy always has all classes, as
@@ -147,9 +147,9 @@ class PlainCELoss(SurrogateLoss):
 class WeightedCELoss(PlainCELoss):
     """Cross-entropy weighted by class: −w_y log p_y; without ``weight``, by ``class_weighting`` of ``class_counts``.
 
-    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In the mean over
-    a label map without foreground the one weight cancels: alone in its batch such a patch has the gradient of plain
-    cross-entropy, beside others a smaller one, because their foreground has larger weights.
+    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In a mean over
+    voxels of one class its weight cancels: a patch without foreground, alone in its batch, has the gradient of plain
+    cross-entropy; beside others a smaller one, because their foreground has larger weights.
 
     Args:
         weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed

@@ -197,8 +197,8 @@ class SoftDiceLoss(OverlapLoss):
 
     For a mean per-image Dice as the target. On an image (in training: a patch) without a class the loss of that class is
     S/(S + ε), S = Σp, and its slope in every p is ε/(S + ε)²: with the default ε about 1 and 0, with ``smooth_nr=0`` 1 and 0,
-    so such a patch has no gradient for the class. With ``smoothing="structure_volume"`` it has one, ``classes="present"``
-    leaves the class out of the mean. The background, unless excluded, is a class of such a patch.
+    so such a patch has practically no gradient for the class. With ``smoothing="structure_volume"`` it has one,
+    ``classes="present"`` leaves the class out of the mean. The background, unless excluded, is a class of such a patch.
 
     Args:
         **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets ε₁ = ε₂ = v.
