@@ -172,52 +172,27 @@ def _check_grid(
         raise mismatch(where, expected=f"the affine of {of}", found=away, cure=cure)
 
 
-def iter_slabs(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[Any]]:
-    """Streams a volume in slabs along its last spatial axis; one slab at a time is in memory.
-
-    The file is read once, front to back, so a compressed file costs one decompression. A file with channels is streamed
-    channel by channel. The header's slope and intercept are applied; without them the slabs keep the file's type.
-
-    Args:
-        path: a .nii or .nii.gz file, (H, W, D) or (H, W, D, C).
-        max_voxels: voxels per slab, rounded down to whole slices but never below one slice.
-
-    Yields:
-        Arrays (H, W, d), d ≤ D.
-
-    Raises:
-        DataError: the file is not a readable NIfTI volume.
-    """
-    yield from _slabs(path, read_header(path).shape, max_voxels)
-
-
 def _slabs(path: StrPath, shape: tuple[int, ...], max_voxels: int) -> Iterator[npt.NDArray[Any]]:
     kind = type(_open_nifti(path))
     # One stream for all slabs: a .nii.gz is decompressed once, and read up to its checksum.
     with _reading(path), ImageOpener(os.fspath(path)) as stream:
         data = kind.from_file_map(kind.make_file_map({"image": stream})).dataobj.reshape(shape)
-        for slab in _slab_slices(shape, max_voxels):
-            yield np.asarray(data[slab])
+        step = max(1, max_voxels // (shape[0] * shape[1]))
+        for start in range(0, shape[2], step):
+            yield np.asarray(data[:, :, start : start + step])
         while stream.read(2**16):
             pass
-
-
-def _slab_slices(shape: tuple[int, ...], max_voxels: int) -> list[tuple[slice | int, ...]]:
-    height, width, depth = shape[:3]
-    step = max(1, max_voxels // (height * width))
-    channels: list[tuple[int, ...]] = [()] if len(shape) == 3 else [(channel,) for channel in range(shape[3])]
-    starts = range(0, depth, step)
-    return [(slice(None), slice(None), slice(i, i + step), *channel) for channel in channels for i in starts]
 
 
 def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[np.integer[Any]]]:
     """Streams a label map in slabs along its last axis, as whole numbers; one slab at a time is in memory.
 
+    The file is read once, front to back, so a compressed file is decompressed once. Whole numbers keep the file's type.
     Values within 0.001 of a whole number become that number, such as 0.9999 after a header's slope.
 
     Args:
         path: a label map; see `read_label_header`.
-        max_voxels: voxels per slab; see `iter_slabs`.
+        max_voxels: voxels per slab, rounded down to whole slices but never below one slice.
 
     Yields:
         Integer arrays (H, W, d), d ≤ D.
@@ -248,7 +223,7 @@ def iter_label_pairs(
     Args:
         prediction_path: a label map; see `read_label_header`.
         reference_path: a label map of the same voxels.
-        max_voxels: voxels per slab; see `iter_slabs`.
+        max_voxels: voxels per slab; see `iter_labels`.
 
     Returns:
         Pairs of integer arrays (H, W, d), prediction and reference; the iteration raises the errors of `iter_labels`.
