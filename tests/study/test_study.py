@@ -35,8 +35,8 @@ def recorder():
     return Console(file=io.StringIO(), width=120)
 
 
-def run(study):
-    """Whether the study succeeded, and what it printed."""
+def outcome_of(study):
+    """Whether the study succeeded, and its output."""
     console = recorder()
     return run_study(study, console, jobs=2), console.file.getvalue()
 
@@ -48,7 +48,7 @@ def summary_of(study):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, task):
     study = prepared(tmp_path_factory.mktemp("study") / "out", task, TINY)
-    succeeded, text = run(study)
+    succeeded, text = outcome_of(study)
     assert succeeded, text
     return study, text
 
@@ -91,7 +91,7 @@ def test_the_time_of_an_epoch_is_the_median_that_tensorboard_shows_and_needs_no_
     kept = model.read_bytes()
     model.unlink()
     try:
-        assert run(study)[0]
+        assert outcome_of(study)[0]
         assert all(o["seconds_per_epoch"] > 0 for o in summary_of(study)["objectives"])
     finally:
         model.write_bytes(kept)
@@ -106,7 +106,7 @@ def test_a_study_begun_by_the_version_before_shows_no_time_and_trains_nothing_ag
     del before["seconds_per_epoch"]
     marker.write_text(json.dumps(before))
     try:
-        succeeded, text = run(study)
+        succeeded, text = outcome_of(study)
         assert succeeded, text
         assert "took" not in text
         times = [o["seconds_per_epoch"] for o in summary_of(study)["objectives"]]
@@ -114,7 +114,7 @@ def test_a_study_begun_by_the_version_before_shows_no_time_and_trains_nothing_ag
         assert times[1] > 0
     finally:
         marker.write_bytes(kept)
-    assert run(study)[0]
+    assert outcome_of(study)[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"seconds": 1, "left": null}'])
@@ -164,7 +164,7 @@ def test_a_second_call_runs_nothing_again(finished):
     before = {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()}
     table = (study.out / "per_image.csv").read_bytes()
     started = time.monotonic()
-    assert run(study)[0]
+    assert outcome_of(study)[0]
     assert time.monotonic() - started < 15  # a process that trains would need as long to import alone
     assert {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()} == before
     assert (study.out / "per_image.csv").read_bytes() == table
@@ -179,7 +179,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(finished, tmp_path
     try:
         model.write_bytes(b"not a checkpoint")
         run.marker("evaluate").unlink()
-        succeeded, text = run(study)
+        succeeded, text = outcome_of(study)
         assert not succeeded
         assert "soft_dice, fold 0: evaluate took" in text
         assert "and failed" in text
@@ -193,7 +193,7 @@ def test_a_run_that_fails_is_reported_and_the_others_are_kept(finished, tmp_path
     finally:
         model.write_bytes(kept)
         run.marker("evaluate").write_bytes(marker)
-    assert run(study)[0]
+    assert outcome_of(study)[0]
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_deleted_files_are_made_again_and_fewer_objectives_drop_nothing(finished
     kept = mask.read_bytes()
     mask.unlink()
     table = (study.out / "per_image.csv").read_text().splitlines()
-    succeeded, text = run(replace(study, objectives=(study.objectives[1],)))
+    succeeded, text = outcome_of(replace(study, objectives=(study.objectives[1],)))
     assert succeeded
     assert "lovasz_softmax, fold 0: evaluate took" in text
     assert "train took" not in text
@@ -220,7 +220,7 @@ def test_volumes_of_one_slice_and_references_without_foreground(tmp_path, tiny):
         array = np.asarray(volume.dataobj)[:, :, :1]
         nib.save(nib.Nifti1Image(array * ("images" in str(file)), volume.affine), file)
     study = prepared(tmp_path / "out", root, replace(tiny, epochs=1, patch_size=(16, 16, 16)), ("soft_dice",))
-    succeeded, text = run(study)
+    succeeded, text = outcome_of(study)
     assert succeeded, text
     summary = json.loads((study.out / "summary.json").read_text())
     assert summary["dice_of_one_class_everywhere"] is None
@@ -268,7 +268,7 @@ def test_two_runs_do_not_write_the_same_folder(task, tmp_path, tiny):
     study = prepared(tmp_path / "out", task, tiny)
     study.open()
     with FileLock(study.out / ".lock"), pytest.raises(StudyError, match="is being written by another run"):
-        run(study)
+        outcome_of(study)
 
 
 def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_path, tiny):
