@@ -16,17 +16,19 @@ __all__ = ["__version__", "core", "data", "handlers", "losses", "metrics"]
 
 
 def _is_own_command_line() -> bool:
-    """Whether Python was started for ``monai-surrogates`` or ``python -m monai_surrogates``, and not yet for anything else.
+    """Whether Python was started for ``monai-surrogates`` or ``python -m monai_surrogates``.
 
-    Its ``--help`` need not wait for MONAI, and nobody looks for short names there.
+    There ``--help`` must not wait for MONAI, and no config looks for short names.
     """
     options = sys.orig_argv[1:]
-    as_module = sys.argv[:1] == ["-m"] and options[options.index("-m") + 1 :][:1] == [__name__]  # as runpy leaves it
+    as_module = sys.argv[:1] == ["-m"] and options[options.index("-m") + 1 :][:1] == [
+        __name__
+    ]  # sys.argv while runpy imports the package
     return as_module or Path(*sys.argv[:1]).stem == "monai-surrogates"
 
 
 def __getattr__(name: str) -> Any:
-    """A room that the command line has not needed so far."""
+    """A subpackage that the command line has not imported so far."""
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say what it needs."""
+    """Run the command line, or name the package that it lacks."""
     try:
         from monai_surrogates import cli
     except ModuleNotFoundError as error:

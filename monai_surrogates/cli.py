@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. What takes seconds to import is imported by the command that needs it."""
+"""The command line: parse, call, print. Slow imports stand inside the command that needs them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai_surrogates._version import __version__
 if TYPE_CHECKING:
     from monai_surrogates.study import Settings
 
-# Names of losses.OBJECTIVES, of further losses and of losses.SCHEDULES, which a test compares with the tables.
+# The names of losses.OBJECTIVES, further losses and losses.SCHEDULES; a test compares them with the tables.
 OBJECTIVES = "cross_entropy,weighted_cross_entropy,soft_dice,soft_jaccard,lovasz_softmax"
 FURTHER = "soft_tversky, soft_dice_ce, soft_jaccard_ce, soft_tversky_ce, lovasz_softmax_ce"
 SCHEDULES = "cross_entropy_to_soft_dice, cross_entropy_to_soft_jaccard, cross_entropy_to_lovasz_softmax"
@@ -37,7 +37,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def bundle(folder: Annotated[Path, typer.Argument(help="New folder for the bundle.")]) -> None:
-    """Copy the MONAI bundle whose objective is one config value."""
+    """Copy the MONAI bundle, with the objective as one config value."""
     in_the_way = next((p for p in folder.absolute().parents if p.exists() and not p.is_dir()), None)
     if in_the_way is not None:
         _refuse(f"{folder} cannot be made, because {in_the_way} is a file; name another folder.")

@@ -1,4 +1,4 @@
-"""Threads of the suite's processes, and what it prints at its end: one line per loss and law of test_contract.py."""
+"""Threads of the suite's processes, and the report at its end: one line per loss and law of test_contract.py."""
 
 import os
 from collections import Counter, defaultdict

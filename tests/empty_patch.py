@@ -1,4 +1,4 @@
-"""A patch without foreground, in closed form: what every table of losses on such a patch is compared with.
+"""A patch without foreground, in closed form, as the reference of every table of losses on such a patch.
 
 Two classes under softmax, N voxels, all of them background, the lesion's probability p in each. A gradient is the slope dL/dt
 when the lesion's logit rises by t in every voxel, so that dp/dt = p(1 − p).
@@ -31,7 +31,7 @@ def lesion_alone(objective: str, classes: str, smoothing: str) -> tuple[float, f
 
 
 def with_background(objective: str, classes: str, smoothing: str) -> tuple[float, float]:
-    """Loss and gradient of the mean over both classes, of which the patch holds the background alone."""
+    """Loss and gradient of the mean over both classes, on a patch that holds the background alone."""
     if classes == "-":
         return -math.log(1 - P), P
     background = full_class(objective, smoothing)

@@ -1,4 +1,4 @@
-"""What torch is asked to do, inside the operators of this package too."""
+"""Torch's operations, those inside the operators of this package included."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -18,7 +18,7 @@ from typing import Any
 import torch.multiprocessing
 
 CONTEXT: ForkServerContext = multiprocessing.get_context("forkserver")
-# what every bundle run imports sooner or later; the package itself must be found by the config
+# imports of every bundle run; the package itself must be found by the config
 PRELOADED = [
     "monai.bundle",
     "monai.engines",
@@ -33,7 +33,7 @@ CONTEXT.set_forkserver_preload(PRELOADED)
 def start_module(
     module: str, arguments: list[str], cwd: Path, environment: Mapping[str, str], output: Path
 ) -> BaseProcess:
-    """Starts ``python -m module arguments`` in a folder, with what it prints in the files output.out and output.err."""
+    """Starts ``python -m module arguments`` in a folder, with its output in the files output.out and output.err."""
     words = (module, list(arguments), str(cwd), dict(environment), str(output))
     process = CONTEXT.Process(target=_run_module, args=words)
     process.start()
@@ -87,7 +87,7 @@ def _run_module(module: str, arguments: list[str], cwd: str, environment: dict[s
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    multiprocessing.set_start_method(None, force=True)  # what the run starts, it starts in the platform's own way
+    multiprocessing.set_start_method(None, force=True)  # the run starts its own processes in the platform's way
     sys.argv = [module, *arguments]
     sys.path.insert(0, cwd)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

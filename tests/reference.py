@@ -45,7 +45,7 @@ def dice_and_iou(prediction: np.ndarray, reference: np.ndarray) -> tuple[float, 
 
 
 def dice_and_iou_by_rule(prediction: np.ndarray, reference: np.ndarray, empty: str) -> tuple[float, float]:
-    """As :func:`dice_and_iou`, but a reference without a voxel scores what the rule says, spelled out case by case."""
+    """As :func:`dice_and_iou`, but with the rule for a reference without a voxel, spelled out case by case."""
     if reference.any():
         return dice_and_iou(prediction, reference)
     nothing_predicted, something_predicted = {"ignore": (np.nan, np.nan), "score": (1, 0), "both": (np.nan, 0)}[empty]

@@ -179,7 +179,7 @@ def test_a_score_s_loss_is_never_above_one(name, seed, shape):
 def test_zero_at_a_perfect_prediction(name):
     _, y = random_batch(name)
     value, grad = gradient(make(name), 1e4 * (2 * masks(name, y) - 1), y)
-    # what test_precision holds losses to, and the smoothing's share: 1e-5 over the few voxels of a class
+    # the tolerance of test_precision, and the smoothing's share: 1e-5 over the few voxels of a class
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert grad.abs().max() < 1e-6
 
@@ -272,7 +272,7 @@ def test_ignored_voxels_are_as_if_cropped_away(name, ignored):
     if ignored < CLASSES:
         y[y == ignored] = 0  # the label is used for the voxels to remove alone
     y[..., 4:] = ignored
-    x[..., 4:] = torch.nan  # whatever the network says there
+    x[..., 4:] = torch.nan  # whatever the output there
     loss = make(name, ignore_index=ignored)
     value, grad = gradient(loss, x, y)
     cropped, grad_cropped = gradient(make(name), x[..., :4], y[..., :4])
@@ -463,7 +463,7 @@ def test_a_foreign_argument_warns_once_with_its_name(name):
 
 
 @every_loss
-def test_what_means_something_warns_of_nothing(name):
+def test_arguments_with_a_meaning_do_not_warn(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         several = name in SEVERAL_CLASSES

@@ -1,4 +1,4 @@
-"""What the README says must be so."""
+"""The README is true: its code runs, its table is that of the names."""
 
 import re
 from pathlib import Path

@@ -24,7 +24,7 @@ COMPONENTS = [
     if inspect.isclass(component) or inspect.isfunction(component)
 ]
 
-# what a config would say, and the class that it must get
+# the target of a config, and the expected class
 BLOCKS = {
     "SoftDiceLoss": ({"softmax": True, "to_onehot_y": True}, losses.SoftDiceLoss),
     "SoftJaccardLoss": ({"softmax": True, "to_onehot_y": True}, losses.SoftJaccardLoss),
@@ -71,7 +71,7 @@ def modules_of(package) -> list[str]:
     """Import every module of a package, private ones included, and name them."""
     names = [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}."))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what other packages say on import is no matter here
+        warnings.simplefilter("ignore")  # warnings of other packages on import do not matter here
         for name in names:
             importlib.import_module(name)
     return names

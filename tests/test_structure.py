@@ -14,7 +14,7 @@ ROOT = Path(monai_surrogates.__file__).parent
 PACKAGE = "monai_surrogates"
 
 # core -> losses, metrics -> handlers, and data, statistics -> cohort -> study -> cli; a room may import itself and these.
-# A module that stands in no room (_version) is free of imports and open to all.
+# A module outside the rooms (_version) has no imports and is open to all.
 MAY_IMPORT = {
     "core": set(),
     "losses": {"core"},
@@ -27,7 +27,13 @@ MAY_IMPORT = {
     "cli": {"", "core", "losses", "metrics", "handlers", "data", "statistics", "cohort", "study"},
     "__main__": {"cli"},
     "_version": set(),
-    "": {"core", "losses", "metrics", "handlers", "data"},  # the package itself, open to what it does not load
+    "": {
+        "core",
+        "losses",
+        "metrics",
+        "handlers",
+        "data",
+    },  # the package itself, open to the rooms that it does not load
 }
 
 # outside packages, beside the standard library; a room that is not here may use any
@@ -115,12 +121,12 @@ def room_of(module: str) -> str:
 
 
 def in_function(node: ast.AST) -> bool:
-    """What stands here is not run when the module is loaded."""
+    """Whether the node holds code that does not run when the module is loaded."""
     return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
 def for_typing(node: ast.AST) -> bool:
-    """What stands here is never run."""
+    """Whether the node holds code that never runs."""
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
@@ -191,7 +197,7 @@ def test_public_names(room):
 
 
 @pytest.mark.parametrize("room", ["core", *PUBLIC])
-def test_a_room_offers_exactly_what_it_declares(room):
+def test_a_room_offers_exactly_its_declared_names(room):
     module = importlib.import_module(f"{PACKAGE}.{room}")
     inner = {name.split(".")[2] for name in FILES if name.startswith(f"{PACKAGE}.{room}.")}
     offered = {name for name in vars(module) if not name.startswith("_")} - inner

@@ -29,24 +29,24 @@ def class_counts(
 ) -> list[int]:
     """Counts the voxels of every class over the label maps of a data list.
 
-    Made for a bundle's config, where the counts weigh a cross-entropy:
+    For a bundle's config, as the source of the class weights of a cross-entropy:
     `class_counts: "$monai_surrogates.data.class_counts(@train_items, 2, cache=@output_dir + '/class_counts.json')"`.
 
     Args:
         items: data list, one mapping per image.
         num_classes: C, the background included.
-        cache: JSON file that keeps the counts of every image; it is used again only if num_classes and the paths,
-            sizes and modification times of all label maps are unchanged. None counts anew.
+        cache: JSON file for the counts of every image; it is read only if num_classes, ignore_index and the paths, sizes and
+            modification times of all label maps are unchanged. None counts without a cache.
         progress: shows a bar where tqdm is installed.
         key: entry of an item that holds the path of its NIfTI label map.
-        ignore_index: label of voxels that belong to no class and are not counted.
+        ignore_index: label of removed voxels, which belong to no class.
 
     Returns:
         C counts in voxels, exact at any size.
 
     Raises:
         DataError: no items, an item without the key, an unreadable file, a file with several channels, a fraction, or a label
-            that is not one of 0 to C − 1.
+            outside 0 to C − 1.
     """
     per_image = _counts_per_image(items, num_classes, cache, progress, key, ignore_index)
     return [sum(of_class) for of_class in zip(*per_image, strict=True)]
@@ -63,29 +63,27 @@ def structure_volumes(
 ) -> list[float]:
     """Measures the mean volume of every structure over the label maps of a data list.
 
-    Made for a bundle's config, where the volumes smooth an overlap loss (`smoothing="structure_volume"`). The cache is
-    that of `class_counts`: whichever is called first counts for both.
+    For a bundle's config, as the smoothing of an overlap loss (`smoothing="structure_volume"`). The cache is that of
+    `class_counts`; the first call of either function fills it for both.
 
-    The mean of a class goes over the images that hold it: how large the structure is where it is, not how often it
-    is. The volumes are in voxels of the files, so a training that resamples its images by a factor per axis multiplies them
-    by the factors' product.
+    The mean of a class is over the images that hold it: the size of the structure, not its frequency. The volumes are in
+    voxels of the files; a training that resamples its images multiplies them by the product of the factors per axis.
 
     Args:
         items: data list, one mapping per image.
         num_classes: C, the background included.
-        cache: JSON file that keeps the counts of every image; see `class_counts`.
+        cache: JSON file for the counts of every image; see `class_counts`.
         progress: shows a bar where tqdm is installed.
         key: entry of an item that holds the path of its NIfTI label map.
-        ignore_index: label of voxels that belong to no class and are not counted.
-        patch_size: shape in voxels of the patches that the loss will see, which hold no more of a structure than they have
-            voxels: each image's volumes are cut off there. One number is that of all three axes; MONAI's -1 (the whole axis)
-            and None leave the volumes whole.
+        ignore_index: label of removed voxels, which belong to no class.
+        patch_size: shape in voxels of the training patches: each image's volumes are cut off at their number of voxels. One
+            number is that of all three axes; MONAI's -1 (the whole axis) and None cut off nothing.
 
     Returns:
         C volumes in voxels; 0 for a class that no image holds.
 
     Raises:
-        DataError: as `class_counts`, or a patch_size that is no list of whole numbers.
+        DataError: as `class_counts`, or a patch_size other than whole numbers.
     """
     most = _voxels_of(patch_size)
     per_image = _counts_per_image(items, num_classes, cache, progress, key, ignore_index)
@@ -172,7 +170,7 @@ def _load_counts(cache: StrPath | None, fingerprint: dict[str, Any]) -> list[lis
         stored = json.loads(Path(cache).read_text(encoding="utf-8"))
         counts = _as_counts(stored["class_counts"], len(fingerprint["files"]), fingerprint["num_classes"])
         return counts if stored["fingerprint"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # absent or damaged: count anew
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # absent or damaged: count again
         return None
 
 
@@ -184,6 +182,6 @@ def _as_counts(stored: Any, images: int, classes: int) -> list[list[int]]:
 
 
 def _save_counts(cache: StrPath | None, fingerprint: dict[str, Any], per_image: list[list[int]]) -> None:
-    # One row per image: their sum is the class count, their mean over images the mean volume of a structure.
+    # One row per image: their sum gives the class counts, their mean over images with the class the structure volumes.
     if cache is not None:
         write_atomically(cache, json.dumps({"fingerprint": fingerprint, "class_counts": per_image}, indent=1))

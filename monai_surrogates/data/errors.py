@@ -2,17 +2,17 @@ from __future__ import annotations
 
 
 class DataError(ValueError):
-    """A file of a data set, or an argument that describes one, is not what it should be; the message names the cure."""
+    """A wrong file of a data set, or a wrong argument that describes one; the message has the cure."""
 
 
 def mismatch(where: str, *, expected: str, found: object, cure: str) -> DataError:
-    """Words a data error in the house's one sentence.
+    """A data error whose message is one sentence: place, expected, found, cure.
 
     Args:
         where: the file or the argument at fault.
-        expected: what should have been there.
-        found: what is there.
-        cure: what to do about it.
+        expected: the expected value or content, in words.
+        found: the value or content found.
+        cure: advice in the imperative.
 
     Returns:
         The error, to be raised by the caller.

@@ -7,17 +7,17 @@ from uuid import uuid4
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file in one step: whoever opens it, at any time, finds the old content or the new one, whole.
+    """Writes a file in one step: a reader finds the complete old content or the complete new one at any time.
 
-    A killed process or a full disk leaves the old file, or none where there was none. Several processes may write the
-    same file; the last one stays. A new file gets the mode that the umask gives, an old one keeps its own.
+    A killed process or a full disk leaves the old file, or none if there was none. Several processes may write the
+    same file; the last one wins. A new file gets the mode of the umask, an old one keeps its own.
 
     Args:
-        path: the file; its folders are made.
-        content: bytes, or text that is written as UTF-8.
+        path: the file; missing folders are made.
+        content: bytes, or text to be written as UTF-8.
 
     Raises:
-        OSError: the file cannot be written; nothing has changed, and nothing is left beside it.
+        OSError: the file cannot be written; nothing has changed, and no temporary file is left.
 
     Example:
         >>> import tempfile
@@ -33,7 +33,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())  # or a crash of the machine could leave the new name without its content
+            os.fsync(stream.fileno())  # so that a crash of the machine cannot leave the new name without its content
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)

@@ -16,7 +16,7 @@ from monai_surrogates.data.progress import with_progress
 
 @dataclass(frozen=True)
 class MSDTask:
-    """A folder in the layout of the Medical Segmentation Decathlon, as its dataset.json describes it.
+    """A folder in the layout of the Medical Segmentation Decathlon, described by its dataset.json.
 
     Args:
         root: absolute path of the folder.
@@ -46,7 +46,7 @@ class MSDTask:
 
 
 class Split(NamedTuple):
-    """Three disjoint lists of {"image", "label"}: training, choice of the checkpoint, final score."""
+    """Three disjoint lists of {"image", "label"}: for training, for choosing the checkpoint, for the final scores."""
 
     train: list[dict[str, str]]
     validation: list[dict[str, str]]
@@ -57,8 +57,8 @@ def read_task(root: StrPath) -> MSDTask:
     """Reads the dataset.json of a Medical Segmentation Decathlon folder and finds its files.
 
     Both spellings in use are read: `labels` as {"0": "background"} or, as nnU-Net has it, {"background": 0}, and
-    `modality` or `channel_names`. Entries whose name begins with `._` (left behind by macOS) are skipped; symbolic
-    links are followed. No image is opened: `check_task` does that.
+    `modality` or `channel_names`. Files named `._...` (made by macOS) are skipped; symbolic links are
+    followed. No image is opened; see `check_task`.
 
     Args:
         root: the folder that holds dataset.json.
@@ -67,7 +67,7 @@ def read_task(root: StrPath) -> MSDTask:
         The task, with absolute paths.
 
     Raises:
-        DataError: dataset.json is missing or malformed, or names a file that is not there.
+        DataError: dataset.json is missing or malformed, or lists a missing file.
     """
     folder = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow links, and `..` behind a link differs
     file = folder / "dataset.json"
@@ -94,10 +94,10 @@ def _read_document(file: Path) -> dict[str, Any]:
     return _object(file, "the whole file", document)
 
 
-def _object(file: Path, what: str, value: Any) -> dict[str, Any]:
+def _object(file: Path, field: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         cure = "see the format at medicaldecathlon.com"
-        raise mismatch(f"{file}, {what}", expected="a JSON object with entries", found=_brief(value), cure=cure)
+        raise mismatch(f"{file}, {field}", expected="a JSON object with entries", found=_brief(value), cure=cure)
     return value
 
 
@@ -134,16 +134,16 @@ def _distinct(values: Iterable[Any]) -> bool:
 
 
 def _read_channels(file: Path, document: dict[str, Any]) -> tuple[str, ...]:
-    what = "channel_names" if "channel_names" in document else "modality"
-    return _names_by_index(file, what, _object(file, what, document.get(what)))
+    field = "channel_names" if "channel_names" in document else "modality"
+    return _names_by_index(file, field, _object(file, field, document.get(field)))
 
 
-def _names_by_index(file: Path, what: str, declared: Mapping[str, Any]) -> tuple[str, ...]:
+def _names_by_index(file: Path, field: str, declared: Mapping[str, Any]) -> tuple[str, ...]:
     indices = [str(index) for index in range(len(declared))]
     if set(declared) != set(indices) or not all(isinstance(name, str) for name in declared.values()):
         expected = 'names keyed by "0", "1", "2" and so on without gaps'
         cure = "number the entries from 0"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(declared), cure=cure)
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(declared), cure=cure)
     return tuple(declared[index] for index in indices)
 
 
@@ -172,27 +172,27 @@ def _read_test(file: Path, document: dict[str, Any]) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def _list(file: Path, what: str, value: Any) -> list[Any]:
+def _list(file: Path, field: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
         cure = "see the format at medicaldecathlon.com"
-        raise mismatch(f"{file}, {what}", expected="a list of images", found=_brief(value), cure=cure)
+        raise mismatch(f"{file}, {field}", expected="a list of images", found=_brief(value), cure=cure)
     return value
 
 
-def _check_entry(file: Path, what: str, entry: Any, keys: tuple[str, ...]) -> None:
+def _check_entry(file: Path, field: str, entry: Any, keys: tuple[str, ...]) -> None:
     if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) and entry[key] for key in keys):
         expected = f"every entry to be an object with the file names {' and '.join(keys)}"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(entry), cure="correct the entry")
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(entry), cure="correct the entry")
     for key in keys:
-        _check_inside(file, what, entry[key])
+        _check_inside(file, field, entry[key])
 
 
-def _check_inside(file: Path, what: str, name: str) -> None:
+def _check_inside(file: Path, field: str, name: str) -> None:
     path = PureWindowsPath(name)  # knows both separators and drives, so the rule is the same on every system
     if path.anchor or ".." in path.parts:
         expected = "paths inside the folder, relative and without `..`"
         cure = "move the file into the folder, or link to it from there"
-        raise mismatch(f"{file}, {what}", expected=expected, found=_brief(name), cure=cure)
+        raise mismatch(f"{file}, {field}", expected=expected, found=_brief(name), cure=cure)
 
 
 def _joined(file: Path, key: str) -> list[dict[str, Any]]:
@@ -225,7 +225,7 @@ def _check_distinct(file: Path, images: list[str]) -> None:
 
 
 def check_task(task: MSDTask, progress: bool = True) -> None:
-    """Opens every training pair: grids, number of channels, label values.
+    """Checks every training pair: grids, number of channels, label values.
 
     All headers are checked before any voxel is read.
 
@@ -262,9 +262,9 @@ def _check_label_values(task: MSDTask, label: str) -> None:
 def split(task: MSDTask | StrPath, folds: int = 5, fold: int = 0, seed: int = 0) -> Split:
     """Splits the training images for one fold of a cross-validation.
 
-    The images are shuffled by the seed and dealt into `folds` parts by MONAI's `partition_dataset`. Part `fold` gives
-    the final score. Of the others, in order from part `fold + 1` round to part `fold - 1`, the first
-    max(1, count // folds) choose the checkpoint, so that no image that chooses also scores, and the rest trains.
+    The images are shuffled by the seed and dealt into `folds` parts by MONAI's `partition_dataset`. Part `fold` is
+    for the final scores. Of the n others, in order from part `fold + 1` round to part `fold - 1`, the first
+    max(1, n // folds) are for choosing the checkpoint, and the rest for training.
 
     Args:
         task: from `read_task`, or the folder for it.
@@ -276,7 +276,7 @@ def split(task: MSDTask | StrPath, folds: int = 5, fold: int = 0, seed: int = 0)
         The three disjoint lists; the same arguments give the same lists on every machine.
 
     Raises:
-        DataError: the folder is no task, folds, fold or seed is out of range, or the images do not suffice.
+        DataError: the folder is no task, folds, fold or seed is out of range, or there are too few images.
     """
     task = task if isinstance(task, MSDTask) else read_task(task)
     _check_folds(task, folds, fold, seed)

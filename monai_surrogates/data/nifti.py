@@ -20,7 +20,7 @@ from monai_surrogates.data.errors import DataError, mismatch
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
 
-# What nibabel, gzip and numpy raise on files that are not NIfTI, cut short or damaged.
+# Errors of nibabel, gzip and NumPy for files that are not NIfTI, cut short or damaged.
 _UNREADABLE = (
     OSError,
     EOFError,
@@ -31,12 +31,12 @@ _UNREADABLE = (
     HeaderDataError,
     WrapStructError,
 )
-_MAX_LABELS = 2**16  # a label map has fewer values than this; a continuous image has more
-_NOISE = 1e-3  # a label that the header's slope and intercept have left this near to a whole number is that number
+_MAX_LABELS = 2**16  # most values of a label map; a continuous image has more
+_NOISE = 1e-3  # the header's slope and intercept may move a label this far from a whole number
 
 
 class VolumeHeader(NamedTuple):
-    """What a NIfTI header says about a volume: its shape in voxels and its affine, voxels to millimetres."""
+    """Shape in voxels and affine, voxels to millimetres, of a NIfTI volume."""
 
     shape: tuple[int, ...]
     affine: npt.NDArray[np.float64]
@@ -99,8 +99,8 @@ def read_label_header(path: StrPath) -> VolumeHeader:
     """Reads shape and affine of a label map; no voxel is read.
 
     Args:
-        path: a .nii or .nii.gz file with one label per voxel. Axes of length 1 at the end do not matter: a slice may be
-            stored as (H, W), a volume as (H, W, D, 1).
+        path: a .nii or .nii.gz file with one label per voxel. Last axes of length 1 may be missing or added: a slice may
+            be stored as (H, W), a volume as (H, W, D, 1).
 
     Returns:
         The shape (H, W, D) and the 4 x 4 affine from voxel indices to millimetres.
@@ -122,7 +122,7 @@ def _ints(shape: tuple[Any, ...]) -> tuple[int, ...]:
 def corner_shift(shape: tuple[int, ...], affine: npt.ArrayLike, other: npt.ArrayLike) -> float:
     """Largest distance, in voxels, between the corners of one volume under two affines.
 
-    With corner voxels k, the distance is max_k |A⁻¹ B k − k|: a rotation counts where it matters, far from the origin.
+    With corner voxels k, the distance is max_k |A⁻¹ B k − k|, so that it includes the effect of a rotation far from the origin.
 
     Args:
         shape: spatial shape in voxels.
@@ -153,7 +153,7 @@ def check_same_grid(image_path: StrPath, label_path: StrPath, tolerance: float =
         tolerance: largest distance between the two places of a corner voxel, in voxels of the image.
 
     Raises:
-        DataError: a file is unreadable, the shapes differ, or a corner is further off than the tolerance.
+        DataError: a file is unreadable, the shapes differ, or a corner is further away than the tolerance.
     """
     image, label = read_header(image_path), read_header(label_path)
     of, cure = f"its image {image_path}", "resample the label map onto the grid of its image"
@@ -172,52 +172,27 @@ def _check_grid(
         raise mismatch(where, expected=f"the affine of {of}", found=away, cure=cure)
 
 
-def iter_slabs(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[Any]]:
-    """Streams a volume in slabs along its last spatial axis; never more than one slab is in memory.
-
-    The file is read once, front to back, so a compressed file costs one decompression. A file with channels is streamed
-    channel by channel. The header's slope and intercept are applied; without them the slabs keep the file's type.
-
-    Args:
-        path: a .nii or .nii.gz file, (H, W, D) or (H, W, D, C).
-        max_voxels: voxels per slab, rounded down to whole slices but never below one slice.
-
-    Yields:
-        Arrays (H, W, d), d ≤ D.
-
-    Raises:
-        DataError: the file is not a readable NIfTI volume.
-    """
-    yield from _slabs(path, read_header(path).shape, max_voxels)
-
-
 def _slabs(path: StrPath, shape: tuple[int, ...], max_voxels: int) -> Iterator[npt.NDArray[Any]]:
     kind = type(_open_nifti(path))
-    # One stream of our own: a .nii.gz is decompressed once, however many slabs are read, and read to its checksum.
+    # One stream for all slabs: a .nii.gz is decompressed once, and read up to its checksum.
     with _reading(path), ImageOpener(os.fspath(path)) as stream:
         data = kind.from_file_map(kind.make_file_map({"image": stream})).dataobj.reshape(shape)
-        for slab in _slab_slices(shape, max_voxels):
-            yield np.asarray(data[slab])
+        step = max(1, max_voxels // (shape[0] * shape[1]))
+        for start in range(0, shape[2], step):
+            yield np.asarray(data[:, :, start : start + step])
         while stream.read(2**16):
             pass
 
 
-def _slab_slices(shape: tuple[int, ...], max_voxels: int) -> list[tuple[slice | int, ...]]:
-    height, width, depth = shape[:3]
-    step = max(1, max_voxels // (height * width))
-    channels: list[tuple[int, ...]] = [()] if len(shape) == 3 else [(channel,) for channel in range(shape[3])]
-    starts = range(0, depth, step)
-    return [(slice(None), slice(None), slice(i, i + step), *channel) for channel in channels for i in starts]
-
-
 def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[np.integer[Any]]]:
-    """Streams a label map in slabs along its last axis, as whole numbers; never more than one slab is in memory.
+    """Streams a label map in slabs along its last axis, as whole numbers; one slab at a time is in memory.
 
-    Values within 0.001 of a whole number are that number, such as the 0.9999 that the header's slope makes of a 1.
+    The file is read once, front to back, so a compressed file is decompressed once. Whole numbers keep the file's type.
+    Values within 0.001 of a whole number become that number, such as 0.9999 after a header's slope.
 
     Args:
         path: a label map; see `read_label_header`.
-        max_voxels: voxels per slab; see `iter_slabs`.
+        max_voxels: voxels per slab, rounded down to whole slices but never below one slice.
 
     Yields:
         Integer arrays (H, W, d), d ≤ D.
@@ -231,7 +206,7 @@ def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[
 
 def _nearest_labels(path: StrPath, slab: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
     nearest = np.rint(slab)
-    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and near nothing
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and no label
         is_label = (np.abs(slab - nearest) < _NOISE) & (np.abs(nearest) < 2**53)
     if not is_label.all():
         expected, cure = "whole numbers as labels", "resample label maps by nearest neighbour, or correct the file"
@@ -248,13 +223,13 @@ def iter_label_pairs(
     Args:
         prediction_path: a label map; see `read_label_header`.
         reference_path: a label map of the same voxels.
-        max_voxels: voxels per slab; see `iter_slabs`.
+        max_voxels: voxels per slab; see `iter_labels`.
 
     Returns:
-        Pairs of integer arrays (H, W, d), prediction and reference; what `iter_labels` raises, they raise.
+        Pairs of integer arrays (H, W, d), prediction and reference; the iteration raises the errors of `iter_labels`.
 
     Raises:
-        DataError: a header is unreadable, the shapes differ, or a corner voxel lies elsewhere by 1 % of a voxel.
+        DataError: a header is unreadable, the shapes differ, or a corner is further away than 1 % of a voxel.
     """
     prediction, reference = read_label_header(prediction_path), read_label_header(reference_path)
     of, cure = f"its reference {reference_path}", "resample the prediction onto the grid of its reference"
@@ -278,7 +253,7 @@ def read_labels(path: StrPath) -> npt.NDArray[np.integer[Any]]:
 
 
 def value_counts(path: StrPath) -> Counter[int]:
-    """Counts how often each label occurs in a label map, slab by slab.
+    """Counts the voxels of each label in a label map, slab by slab.
 
     Args:
         path: a label map; see `read_label_header`.
@@ -287,7 +262,7 @@ def value_counts(path: StrPath) -> Counter[int]:
         Voxels per label, exact at any size.
 
     Raises:
-        DataError: as `iter_labels`, or so many values that it is no label map.
+        DataError: as `iter_labels`, or too many values for a label map.
     """
     total: Counter[int] = Counter()
     for slab in iter_labels(path):
@@ -300,7 +275,7 @@ def value_counts(path: StrPath) -> Counter[int]:
 
 
 def label_values(path: StrPath) -> set[int]:
-    """Returns the labels that occur in a label map.
+    """Returns the labels in a label map.
 
     Args:
         path: a label map; see `read_label_header`.

@@ -10,12 +10,12 @@ _Item = TypeVar("_Item")
 
 
 def with_progress(items: Sequence[_Item], description: str, show: bool = True) -> Iterable[_Item]:
-    """Iterates over the items, with a progress bar where tqdm is installed and a terminal is there to see it.
+    """Iterates over the items, with a progress bar if tqdm is installed and the output is a terminal.
 
     Args:
-        items: what to iterate over.
-        description: the words in front of the bar.
-        show: False leaves the bar out.
+        items: any sequence.
+        description: label of the bar.
+        show: False for no bar.
 
     Returns:
         An iterable over the same items in the same order.

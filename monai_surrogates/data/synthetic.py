@@ -1,16 +1,16 @@
 """A segmentation task that needs no download: two-channel 3D images with lesions, written as NIfTI in MSD layout.
 
-What is realistic is what decides between objectives. The lesion takes half a percent to eight percent of the voxels,
+The properties that decide between objectives are realistic. The lesion takes half a percent to eight percent of the voxels,
 log-uniform over the images, in one to three irregular blobs. The background is correlated texture with a bias field,
 bright spots that look like a lesion in one channel only, and voxel noise.
 
-What is ambiguous is the boundary. The reference outlines the level set of one random field, while the image shows that
-of another; they agree on the sharp side of a lesion and part by a few voxels on its diffuse side, where its contrast
-fades as well. No method can know the reference there, so the best expected Dice stays below 1, as it does between two
-readers of a real image, and whether a method outlines such a region is decided by its objective.
+The boundary is ambiguous. The reference is a level set of one random field, while the image shows that of another; they
+agree on the sharp side of a lesion and differ by a few voxels on its diffuse side, where the contrast fades as well. No
+method can know the reference there, so the best expected Dice is below 1, as between two readers of a real image, and
+the objective decides whether a method includes such a region.
 
-The first channel shows the whole lesion with a wide, soft edge; the second shows its core brightly and, with a sharper
-edge, its rim darkly.
+The first channel shows the whole lesion with a wide, soft edge; in the second its core is bright and its rim, with
+a sharper edge, dark.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def write_synthetic_task(
     """Writes the embedded task as a Medical Segmentation Decathlon folder.
 
     imagesTr and imagesTs hold int16 images (H, W, D, 2), labelsTr uint8 label maps (H, W, D): 0 background, 1 lesion.
-    labelsTs holds the reference of the test images, which dataset.json, as in the Decathlon, does not list. The same
-    seed gives the same bytes, and an image depends on its number alone, not on how many there are. The folder appears
-    when it is complete.
+    labelsTs holds the references of the test images, which dataset.json does not list, as in the Decathlon. The same
+    seed gives the same bytes; an image depends on seed and its own number, not on the number of images. The folder
+    appears when it is complete.
 
     Args:
         root: folder to write; it must be empty or absent.
@@ -150,7 +150,7 @@ def _save(path: Path, voxels: npt.NDArray[Any], affine: Field) -> None:
 
 
 def _random_affine(rng: np.random.Generator, shape: Shape) -> Field:
-    """Voxels to millimetres: x and y run backwards (LPS), tilted by some degrees about z, centred near the origin."""
+    """Voxels to millimetres: x and y point backwards (LPS), tilted by some degrees about z, centred near the origin."""
     tilt = np.deg2rad(rng.uniform(-10, 10))
     rotation = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
     affine = np.eye(4)
@@ -199,12 +199,13 @@ def _smooth_noise(rng: np.random.Generator, shape: Shape, sigma_mm: float) -> Fi
     smoothers = [_smoother(size, sigma_mm / spacing) for size, spacing in zip(shape, SPACING_MM, strict=True)]
     field: Field = rng.standard_normal([smoother.shape[1] for smoother in smoothers])
     for smoother in smoothers:
-        field = np.tensordot(field, smoother, axes=(0, 1))  # the smoothed axis goes last, so three turns restore order
+        # The smoothed axis becomes the last one; after three the order is restored.
+        field = np.tensordot(field, smoother, axes=(0, 1))
     return field
 
 
 def _smoother(size: int, sigma: float) -> Field:
-    """Matrix (size, size + margin) whose rows are Gaussians of unit norm on a ring; the margin parts the two ends."""
+    """Matrix (size, size + margin) with Gaussians of unit norm on a ring as rows; the margin separates the two ends."""
     ring = size + int(np.ceil(3 * sigma))
     gaps = np.abs(np.arange(size)[:, None] - np.arange(ring))
     rows: Field = np.exp(-((np.minimum(gaps, ring - gaps) / sigma) ** 2))

@@ -1,4 +1,4 @@
-"""What all handlers here share: a counting metric that fills an engine's state over an epoch."""
+"""Base class of the score handlers: the metric of an epoch fills an engine's state."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 
 
 class OverlapHandler(IgniteMetricHandler):
-    """Collects the images of an epoch and puts what their metric says of them into the engine's state.
+    """Collects the images of an epoch and puts the scores of their metric into the engine's state.
 
     Everything in ``engine.state.metrics`` is finite, because MONAI's checkpoint saver would keep a NaN for ever: a score
-    without a defined cell is 0, one warning says so, and the count beside it, ``name/defined``, is 0 too.
+    without a defined cell is 0, one warning says so, and its number of defined cells, ``name/defined``, is 0 too.
 
     ``engine.state.metric_details`` holds the scores of each image and scored class, (images, classes), NaN included. The files
-    that MONAI's MetricsSaver makes of it get the names of the classes as heads.
+    that MONAI's MetricsSaver writes of it get the class names as headings.
 
-    Under torch.distributed all ranks' images count together; a rank may have none. Samplers repeat images to give each rank
-    equally many: repeats are dropped where the file names are in the meta data, and a log line says how many. The details
-    keep them, because MetricsSaver puts a file name to each row; it needs the default usage, one score per epoch. Every rank
-    must call ``compute`` and ``state_dict``.
+    Under torch.distributed the images of all ranks are scored together; a rank may have none. Samplers repeat images to give
+    each rank equally many: repeats are dropped if the meta data hold file names, and a log line has their number. The details
+    hold repeats too, because MetricsSaver writes a file name beside each row; it needs the default usage, one score per epoch.
+    Every rank must call ``compute`` and ``state_dict``.
 
     Args:
         metric_fn: the metric that collects.
@@ -46,7 +46,7 @@ class OverlapHandler(IgniteMetricHandler):
             such as ``monai.handlers.from_engine(["pred", "label"])``. A reference (B, spatial...) is read as
             (B, 1, spatial...).
         save_details: fill ``engine.state.metric_details``.
-        drop_repeats: count an image once that several ranks have scored: the same file, patch and scores.
+        drop_repeats: score an image only once if several ranks have it: the same file, patch and scores.
 
     Raises:
         NotComputableError: the epoch ended without a single image on any rank.
@@ -70,45 +70,45 @@ class OverlapHandler(IgniteMetricHandler):
         self._images: list[str] = []
         self._readings: dict[str, Any] = {}
         self._details: dict[str, Tensor] = {}
-        self._filled: set[str] = set()  # what engine.state.metric_details got from here
+        self._detail_names: set[str] = set()  # the handler's entries in engine.state.metric_details
         self._warned = False
         super().__init__(metric_fn=metric_fn, output_transform=output_transform, save_details=save_details)
         class_keys(metric_fn.given_labels or ())  # refuses names that collide
 
     @abstractmethod
     def readings(self) -> dict[str, float | Tensor]:
-        """What goes into ``engine.state.metrics``: the score under ``""``, all else under what follows ``name/``."""
+        """The numbers for ``engine.state.metrics``: the score under ``""``, the others under their part after ``name/``."""
 
     @abstractmethod
     def details(self) -> dict[str, Tensor]:
-        """Scores of the images and classes, (images, classes), under what follows the name."""
+        """Scores of the images and classes, (images, classes), under their part after ``name``."""
 
     def attach(self, engine: Engine, name: str, usage: str | MetricUsage = EpochWise()) -> None:  # noqa: B008 - Ignite's default
         """Score an engine's output.
 
         Args:
             engine: a MONAI engine or a bare Ignite one.
-            name: what the score is called in ``engine.state.metrics``.
-            usage: Ignite's: after which event the score starts anew and is computed; each epoch by default.
+            name: of the score in ``engine.state.metrics``.
+            usage: Ignite's: the events that reset and compute the score; each epoch by default.
         """
-        # MONAI's attach drops Ignite's usage, so this is what it does with it.
+        # The lines of MONAI's attach, which does not pass usage on to Ignite's.
         super(IgniteMetricHandler, self).attach(engine, name, usage)
         self._engine, self._name = engine, name
         if self.save_details and not hasattr(engine.state, "metric_details"):
             engine.state.metric_details = {}
 
     def started(self, engine: Engine) -> None:
-        """Begin an epoch. Handlers of its end that come from here run after those that a MetricsSaver was attached with."""
+        """Begin an epoch. The handler that writes class names is added here, and so runs after every attached MetricsSaver."""
         super().started(engine)
         if self.save_details and not engine.has_event_handler(self._name_classes, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._name_classes)
 
     def _name_classes(self, engine: Engine) -> None:
-        for name in self._filled:
+        for name in self._detail_names:
             name_classes(engine, name, self.metric_fn.class_labels)
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Score an iteration as one batch, so that one that fails leaves nothing; Ignite would unroll lists, and drop masks."""
+        """Score an iteration as one batch: all its images or, on an error, none. Ignite would unroll lists and drop masks."""
         output = self._output_transform(engine.state.output)
         if isinstance(output, Mapping):
             missing = [key for key in ("y_pred", "y") if key not in output]
@@ -117,7 +117,7 @@ class OverlapHandler(IgniteMetricHandler):
                     f"output must hold y_pred and y, but has no {' and no '.join(missing)}; rename its keys."
                 )
             output = [output[key] for key in ("y_pred", "y", "mask") if key in output]
-        if any(isinstance(part, Tensor) or len(part) for part in output):  # else a batch without an image
+        if any(isinstance(part, Tensor) or len(part) for part in output):  # not a batch without an image
             self.update(output)
 
     def reset(self) -> None:
@@ -139,12 +139,12 @@ class OverlapHandler(IgniteMetricHandler):
         self._images += image_names(prediction, reference)
 
     def compute(self) -> float | Tensor:
-        """The score of all images so far on all ranks, 0 where none is defined."""
-        # Every rank gathers, one without an image too, or the others would wait for it for ever.
+        """The score of all images so far on all ranks, 0 if undefined."""
+        # Every rank gathers, even without an image, or the others would wait for ever.
         rows = self.metric_fn.get_buffer()
         if rows is None or len(rows) == 0:
             raise NotComputableError(f"{type(self).__name__} has no image yet; it must see one before it is computed.")
-        self.metric_fn.select(None)  # the details keep repeats
+        self.metric_fn.select(None)  # the details hold repeats
         self._details = self.details()
         self.metric_fn.select(self._first_of_each(rows))
         self._readings = self._finite(self.readings())
@@ -155,22 +155,24 @@ class OverlapHandler(IgniteMetricHandler):
     def completed(self, engine: Engine, name: str) -> None:
         """Fill ``engine.state.metrics`` and ``engine.state.metric_details``."""
         super().completed(engine, name)
-        engine.state.metrics.update({f"{name}/{what}": value for what, value in self._readings.items() if what})
+        engine.state.metrics.update(
+            {f"{name}/{reading}": value for reading, value in self._readings.items() if reading}
+        )
         if self.save_details:
-            filled = {name + what: cells for what, cells in self._details.items()}
+            filled = {name + part: cells for part, cells in self._details.items()}
             engine.state.metric_details.update(filled)
-            self._filled |= filled.keys()
+            self._detail_names |= filled.keys()
 
     def state_dict(self) -> OrderedDict[str, Any]:
-        """The images so far, each rank's apart. An engine that resumes begins its epoch anew, as with Ignite's metrics."""
+        """The images so far, for each rank. A resumed engine begins its epoch again, as with Ignite's metrics."""
         own = {"rows": self.metric_fn.collected(), "images": self._images}
         return OrderedDict(per_rank=idist.all_gather(own) if idist.get_world_size() > 1 else [own])
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave, on as many ranks.
+        """Continue from a state of :meth:`state_dict`, on as many ranks.
 
         Raises:
-            ValueError: the state of another number of ranks, or of another kind of handler; what was collected stays.
+            ValueError: the state of another number of ranks, or of another kind of handler; nothing is changed.
         """
         per_rank = state_dict["per_rank"]
         if len(per_rank) != idist.get_world_size():
@@ -193,29 +195,29 @@ class OverlapHandler(IgniteMetricHandler):
         self._images = images
 
     def _first_of_each(self, rows: Tensor) -> list[int]:
-        """The rows that count; only several ranks repeat images to be even."""
+        """The rows without repeats, which only several ranks have."""
         every = list(range(len(rows)))
         if not self.drop_repeats or idist.get_world_size() == 1:
             return every
         images = [key for keys in idist.all_gather(_numbered(self._images)) for key in keys]
-        # Items of one file may differ without MONAI's meta data saying so, such as slices; then their scores do.
+        # MONAI's meta data may be the same for different items of a file, such as slices; their scores differ.
         keys = [(*image, str(cells.tolist())) for image, cells in zip(images, rows, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
-        kept = [row for row, key in enumerate(keys) if not key[0] or first[key] == row]
-        if len(kept) < len(rows) and idist.get_rank() == 0:
+        distinct = [row for row, key in enumerate(keys) if not key[0] or first[key] == row]
+        if len(distinct) < len(rows) and idist.get_rank() == 0:
             name = self._name or type(self).__name__
-            logger.info("%s: dropped %d repeats among %d images.", name, len(rows) - len(kept), len(rows))
-        return kept
+            logger.info("%s: dropped %d repeats among %d images.", name, len(rows) - len(distinct), len(rows))
+        return distinct
 
     def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
-        values = {what: torch.as_tensor(value) for what, value in readings.items()}
-        undefined = [what for what, value in values.items() if bool(value.isnan().any())]
+        values = {reading: torch.as_tensor(value) for reading, value in readings.items()}
+        undefined = [reading for reading, value in values.items() if bool(value.isnan().any())]
         if undefined and not self._warned:
             self._warned = True
             none = bool(values[""].isnan().all())
             found = "no image has a defined score" if none else "some of the scores are undefined"
             classes = {
-                key for key in class_keys(self.metric_fn.class_labels) for what in undefined if _is_of(what, key)
+                key for key in class_keys(self.metric_fn.class_labels) for reading in undefined if _is_of(reading, key)
             }
             named = "" if none else "".join(f"{key}, " for key in sorted(classes))
             warnings.warn(
@@ -223,11 +225,11 @@ class OverlapHandler(IgniteMetricHandler):
                 "reported as 0.",
                 stacklevel=2,
             )
-        return {what: _plain(value.nan_to_num(0)) for what, value in values.items()}
+        return {reading: _plain(value.nan_to_num(0)) for reading, value in values.items()}
 
 
 def class_keys(labels: Sequence[str]) -> list[str]:
-    """What stands for each class in ``engine.state.metrics``: its name, ``_`` for characters that MLflow refuses.
+    """The key of each class in ``engine.state.metrics``: its name, with ``_`` for characters that MLflow refuses.
 
     Raises:
         ValueError: two keys of the handler would be the same.
@@ -244,13 +246,13 @@ def class_keys(labels: Sequence[str]) -> list[str]:
 
 
 def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:
-    """File and patch of each image of a batch, from the first side whose meta data know them; ``""`` where none does."""
+    """File and patch of each image of a batch, from the first side with such meta data; ``""`` if there is none."""
     of_sides = [[_name(meta) for meta in _metas(side)] for side in sides]
     return [next(filter(None, names), "") for names in zip(*of_sides, strict=True)]
 
 
 def _with_channel(reference: Any, prediction: Any) -> Any:
-    """A reference (B, spatial...) as (B, 1, spatial...), and so the images of a list."""
+    """A reference (B, spatial...) as (B, 1, spatial...); likewise the images of a list."""
     if isinstance(reference, Tensor) and isinstance(prediction, Tensor):
         return reference.unsqueeze(1) if reference.ndim == prediction.ndim - 1 else reference
     if (
@@ -263,7 +265,7 @@ def _with_channel(reference: Any, prediction: Any) -> Any:
 
 
 def _numbered(names: list[str]) -> list[tuple[str, int]]:
-    """Each name with how often it came before: samplers repeat images between ranks, never within one."""
+    """Each name with the number of its earlier occurrences: samplers repeat images between ranks, never within one."""
     seen: Counter[str] = Counter()
     numbered = []
     for name in names:
@@ -287,8 +289,8 @@ def _name(meta: Mapping[str, Any]) -> str:
     return f"{file}, patch {meta.get(ImageMetaKey.PATCH_INDEX)}" if isinstance(file, str) and file else ""
 
 
-def _is_of(what: str, key: str) -> bool:
-    return what == key or what.startswith(f"{key}/")
+def _is_of(reading: str, key: str) -> bool:
+    return reading == key or reading.startswith(f"{key}/")
 
 
 def _plain(value: Tensor) -> float | Tensor:

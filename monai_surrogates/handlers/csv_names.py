@@ -1,4 +1,4 @@
-"""Class names in the files of MONAI's MetricsSaver, which heads the columns class0, class1 and so on whatever they hold."""
+"""Class names in the files of MONAI's MetricsSaver, which always calls the columns class0, class1 and so on."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from monai.handlers import MetricsSaver
 
 
 def name_classes(engine: Engine, metric: str, labels: Sequence[str]) -> None:
-    """Write the names of the classes over those that the engine's MetricsSavers gave the columns of a metric.
+    """Replace the column names of a metric in the files that the engine's MetricsSavers have written.
 
-    MetricsSaver has no argument for them, and its files are written by now.
+    MetricsSaver has no argument for them.
 
     Args:
-        engine: the engine whose epoch is complete.
+        engine: after an epoch.
         metric: the metric's name in ``engine.state.metric_details``.
         labels: one name for each column.
     """
@@ -36,7 +36,7 @@ def _savers(engine: Engine) -> list[MetricsSaver]:
 
 
 def _replace_words(file: Path, delimiter: str, labels: Sequence[str], rows: bool) -> None:
-    """In the head of the columns, or of the ``rows``, MetricsSaver's names become ours."""
+    """Replace MetricsSaver's class names in the headings of the columns, or of the ``rows``."""
     if not file.is_file():
         return
     with file.open(newline="", encoding="utf-8") as stream:

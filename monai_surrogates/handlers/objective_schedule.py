@@ -15,22 +15,22 @@ logger = logging.getLogger(__name__)
 
 
 class ObjectiveSchedule:
-    """Tells a ScheduledLoss the epoch, and the logs which objective is trained with which weight.
+    """Sets the epoch of a ScheduledLoss, and logs the weight of each objective.
 
-    Whatever the loss, it may be listed: other losses it leaves alone. A ScheduledLoss inside another loss (MONAI's
-    DeepSupervisionLoss, a compiled one) is found.
+    It has no effect on other losses, so a config may always list it. It finds a ScheduledLoss inside another loss (MONAI's
+    DeepSupervisionLoss, a compiled one).
 
     Before each epoch the weights go into ``engine.state.metrics``, as ``objective/cross_entropy`` and the like, where MONAI's
-    StatsHandler, TensorBoardStatsHandler and MLflowHandler and Ignite's loggers read them; the log says when they change.
-    The epoch comes from the engine, so a training that resumes goes on in the middle of its schedule.
+    StatsHandler, TensorBoardStatsHandler and MLflowHandler and Ignite's loggers read them; a log line says when they change.
+    The epoch is the engine's, so a resumed training continues in the middle of its schedule.
 
     Args:
         loss_function: the loss; by default that of the engine, as MONAI's trainers have one.
-        name: what the weights are called in ``engine.state.metrics``.
+        name: prefix of the weights in ``engine.state.metrics``.
 
     Raises:
-        ValueError: when training starts: no loss given, and the engine has none; or a schedule with fractions of a training
-            whose number of epochs is not known (with ``max_iters`` over data without a length), or too small to hold them.
+        ValueError: when training starts: neither a loss given nor one in the engine; or fractions in the schedule and a number
+            of epochs that is unknown (``max_iters`` over data without a length) or too small.
 
     Examples:
         >>> import torch
@@ -50,8 +50,8 @@ class ObjectiveSchedule:
                 f"loss_function must be a loss, a torch module, or None, but is {loss_function!r}; give the loss."
             )
         self.loss_function, self.name = loss_function, name
-        self._said: dict[str, float] = {}
-        self._looked_at: list[list[int]] = []  # where the objectives begin, as it was when warnings were due
+        self._logged_weights: dict[str, float] = {}
+        self._checked_starts: list[list[int]] = []  # of each schedule, when its reach was checked last
 
     def attach(self, engine: Engine) -> None:
         """Follow an engine's epochs.
@@ -63,12 +63,12 @@ class ObjectiveSchedule:
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
 
     def started(self, engine: Engine) -> None:
-        """Tell the length of the training, and warn of objectives that it will not reach."""
-        self._said = {}
+        """Give the loss the length of the training, and warn of objectives beyond it."""
+        self._logged_weights = {}
         epochs = _epochs_of(engine)
         for loss in self._schedules(engine):
             if epochs is not None and (engine.state.epoch == 0 or not loss.is_known):
-                loss.set_length(epochs)  # a training that resumes keeps the epochs of its state
+                loss.set_length(epochs)  # a resumed training keeps the epochs of its state
             elif not loss.is_known:
                 raise ValueError(
                     f"{type(loss).__name__} switches after a fraction of the training, but how many epochs it has is not "
@@ -77,22 +77,22 @@ class ObjectiveSchedule:
         self._warn_of_unreached(engine)
 
     def epoch_started(self, engine: Engine) -> None:
-        """Tell the number of completed epochs; Ignite counts the one that begins."""
+        """Give the loss the number of completed epochs; Ignite's number includes the current one."""
         schedules = self._schedules(engine)
-        if [loss.starts for loss in schedules] != self._looked_at:  # a state was loaded since the start
+        if [loss.starts for loss in schedules] != self._checked_starts:  # a state was loaded since the start
             self._warn_of_unreached(engine)
         weights: dict[str, float] = {}
         for loss in schedules:
             loss.set_epoch(engine.state.epoch - 1)
             weights |= loss.weights_at(loss.epoch)
         engine.state.metrics.update({f"{self.name}/{name}": weight for name, weight in weights.items()})
-        if weights != self._said and idist.get_rank() == 0:
+        if weights != self._logged_weights and idist.get_rank() == 0:
             active = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items() if weight > 0)
             logger.info("Epoch %d trains %s.", engine.state.epoch, active)
-        self._said = weights
+        self._logged_weights = weights
 
     def _schedules(self, engine: Engine) -> list[ScheduledLoss]:
-        # MONAI's trainers get their loss after their handlers, so it is looked up when it is needed.
+        # MONAI's trainers get their loss after their handlers, so it is read when needed.
         loss = getattr(engine, "loss_function", None) if self.loss_function is None else self.loss_function
         if loss is None:
             raise ValueError(
@@ -105,7 +105,7 @@ class ObjectiveSchedule:
     def _warn_of_unreached(self, engine: Engine) -> None:
         epochs = _epochs_of(engine)
         schedules = self._schedules(engine)
-        self._looked_at = [list(loss.starts) for loss in schedules]
+        self._checked_starts = [list(loss.starts) for loss in schedules]
         if epochs is not None:
             for loss in schedules:
                 _warn_of_unreached(loss, epochs)
@@ -129,7 +129,7 @@ def _warn_of_unreached(loss: ScheduledLoss, epochs: int) -> None:
 
 
 def _epochs_of(engine: Engine) -> int | None:
-    """How many epochs the training has, the last of which may be cut short; None where that is not known."""
+    """The number of epochs of the training, a last incomplete one included; None if unknown."""
     state = engine.state
     epochs: int | None = state.max_epochs
     iterations: int | None = state.max_iters

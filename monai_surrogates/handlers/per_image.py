@@ -16,8 +16,8 @@ from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerI
 class PerImageHandler(OverlapHandler):
     """One per-image score of an epoch.
 
-    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, how many cells (for the reduction ``"mean"``:
-    images) it stands on; and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
+    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, its number of defined cells (for the reduction
+    ``"mean"``: images); and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
 
     Args:
         metric_fn: a :class:`~monai_surrogates.metrics.PerImageMetric`.
@@ -46,7 +46,7 @@ class PerImageHandler(OverlapHandler):
 
 
 class _BuiltHandler(PerImageHandler):
-    """Builds its metric from the metric's arguments, so that a config reaches each of them."""
+    """Takes the arguments of its metric, so that a config can set each of them."""
 
     metric_class: ClassVar[type[PerImageMetric]]
 
@@ -72,13 +72,13 @@ class _BuiltHandler(PerImageHandler):
 class PerImageDice(_BuiltHandler):
     """Per-image Dice of an epoch.
 
-    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, how many cells (for the reduction ``"mean"``:
-    images) it stands on; and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
+    ``engine.state.metrics`` gets ``name``, the reduced score; ``name/defined``, its number of defined cells (for the reduction
+    ``"mean"``: images); and for each scored class ``name/label``, its mean over images, with ``name/label/defined``.
 
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
         reduction: MONAI's reductions.
-        num_classes: C, needed for label maps unless ``argmax`` tells it.
+        num_classes: C, needed for label maps unless ``argmax`` is set.
         output_transform: see :class:`~monai_surrogates.handlers.OverlapHandler`.
         save_details: see :class:`~monai_surrogates.handlers.OverlapHandler`.
         drop_repeats: see :class:`~monai_surrogates.handlers.OverlapHandler`.
@@ -112,12 +112,12 @@ class PerImageSummary(OverlapHandler):
     """All scores of an epoch from one count; see :class:`~monai_surrogates.metrics.PerImageScores`.
 
     ``engine.state.metrics`` gets ``name``, the mean of ``score`` over the classes of an image, then over images;
-    ``name/defined``, how many images it stands on; ``name/dice``, ``name/pooled_dice``, ``name/miou_d``,
-    ``name/worst_5_dice`` and all else that :meth:`PerImageScores.aggregate` gives; and for each class ``name/label/dice`` and
+    ``name/defined``, its number of images; ``name/dice``, ``name/pooled_dice``, ``name/miou_d``,
+    ``name/worst_5_dice`` and all else of :meth:`PerImageScores.aggregate`; and for each class ``name/label/dice`` and
     so on. ``engine.state.metric_details`` gets ``name_dice``, ``name_iou`` and so on.
 
     Args:
-        score: which score stands under ``name``: ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` or
+        score: the score under ``name``: ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` or
             ``"relative_volume_error"``.
         output_transform: see :class:`~monai_surrogates.handlers.OverlapHandler`.
         save_details: see :class:`~monai_surrogates.handlers.OverlapHandler`.

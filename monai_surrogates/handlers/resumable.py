@@ -20,39 +20,38 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 logger = logging.getLogger(__name__)
 
-BEST = ("best_metric", "best_metric_epoch")  # what MONAI's engines remember of their key metric
-OWN = frozenset({"trainer", "scaler", "best", "seed"})  # what the file holds beside the objects
-EPOCH_STRIDE = 1_000_003  # between the seeds of two epochs, so that no rank gets those of another
+BEST = ("best_metric", "best_metric_epoch")  # the best score in the state of MONAI's engines
+OWN = frozenset({"trainer", "scaler", "best", "seed"})  # entries of the file beside the objects
+EPOCH_STRIDE = 1_000_003  # between the seeds of two epochs, larger than any number of ranks
 
 
 class ResumableTraining:
-    """Saves a whole training after each epoch, so that one that was killed goes on as if nothing had happened.
+    """Saves the whole training after each epoch, so that a killed one resumes with the same result.
 
     The file holds the state of the engine, of AMP's gradient scaler, and of all objects given; it is written in one step,
-    so a kill leaves the old file or the new one. Every epoch begins with random numbers of its own, seeded from the seed of
-    the training (``monai.utils.set_determinism``) and the number of the epoch, the random transforms of the engine's
-    data set included; so a resumed epoch draws what the uninterrupted one would have drawn. This holds for any
-    ``num_workers``, as long as it stays the same, but not for ``persistent_workers=True``, whose transforms cannot be
-    reached. Kernels that are not deterministic make a difference of their own.
+    so a kill leaves the old file or the new one. Random numbers, those of the data set's random transforms included, are
+    seeded at each epoch from the seed of the training (``monai.utils.set_determinism``) and the number of the epoch; so a
+    resumed epoch draws the same numbers as an uninterrupted one. This needs the same ``num_workers``, and does not hold for
+    ``persistent_workers=True`` (transforms cannot be seeded again), nor for kernels that are not deterministic.
 
-    How long a resumed training goes on is said by ``max_epochs`` or ``max_iters`` of the new run, whatever the file had. An
-    epoch that ``max_iters`` cuts short is not saved: one that resumes begins it anew.
+    The length of a resumed training is ``max_epochs`` or ``max_iters`` of the new run, not of the file. An epoch that
+    ``max_iters`` cuts short is not saved: a resumed training begins it again.
 
     MONAI's CheckpointLoader reads the file too: a state under each object's name, and ``trainer``.
 
     Args:
         path: the file; rank 0 writes it.
-        objects: name to object: network, optimizer, scheduler, loss. Of another engine (the evaluator) the best score is kept,
-            of MONAI's CheckpointSaver the scores of the files that it keeps. What has no state, such as a function or None,
-            is left out.
-        resume: go on from the file; without one, a warning says that the training starts from the beginning.
+        objects: name to object: network, optimizer, scheduler, loss. Of another engine (the evaluator) the best score is saved,
+            of MONAI's CheckpointSaver the scores of its files. Objects without a state, such as a function or None, are
+            left out.
+        resume: continue from the file; if there is none, the training starts from the beginning, with a warning.
         interval: epochs between two saves.
 
     Raises:
         TypeError: ``resume`` is neither True nor False.
-        ValueError: an interval that is no whole number from 1 on, or an object with a name of the file's own. When training
-            starts: the file lacks an object, or is of other epochs: of more than ``max_epochs`` or ``max_iters``, or with
-            another number of iterations; or some processes see the file and others do not.
+        ValueError: an interval that is no whole number from 1 on, or an object with a reserved name of the file. When training
+            starts: the file lacks an object, has more epochs than ``max_epochs`` or ``max_iters`` allow, or epochs of another
+            number of iterations; or only some processes see the file.
 
     Examples:
         >>> import tempfile, torch
@@ -94,11 +93,11 @@ class ResumableTraining:
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_started)
 
     def started(self, engine: Engine) -> None:
-        """Load the file, if asked. The handler that saves is added here, so that it comes after all others."""
+        """Load the file, if asked. The saving handler is added here, so that it runs after all others."""
         self._seed = _seed_of_first_rank()
         if self.resume and self._is_there():
             self.load(engine)
-            idist.barrier()  # the first rank must not write the file anew while another one reads it
+            idist.barrier()  # the first rank must not overwrite the file while another one reads it
         elif self.resume:
             warnings.warn(
                 f"resume=True, but there is no {self.path}: the training starts from the beginning.", stacklevel=2
@@ -107,24 +106,24 @@ class ResumableTraining:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
     def epoch_started(self, engine: Engine) -> None:
-        """Give the epoch random numbers of its own."""
+        """Seed the random numbers of the epoch."""
         seed = (self._seed + idist.get_rank() + EPOCH_STRIDE * engine.state.epoch) % 2**32
         manual_seed(seed)
         set_rnd(getattr(engine.state.dataloader, "dataset", None), seed)
 
     def epoch_completed(self, engine: Engine) -> None:
-        """Save, if it is time."""
+        """Save after every ``interval`` epochs, and after the last one."""
         if _is_last(engine) or engine.state.epoch % self.interval == 0:
             self.save(engine)
 
     def save(self, engine: Engine) -> None:
-        """Write the file. Every rank calls it, because the states of some objects need all of them; the first one writes."""
+        """Write the file. Every rank must call it, because some states are gathered from all; rank 0 writes."""
         state = {name: _plain(item.state_dict()) for name, item in self._items(engine).items()}
         state |= {"trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}
         DiskSaver(self.path.parent, atomic=True, require_empty=False)(state, self.path.name)
 
     def load(self, engine: Engine) -> None:
-        """Put the engine and all objects into the state of the file."""
+        """Load the state of the engine and of all objects from the file."""
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         items, trainer = self._items(engine), state["trainer"]
         missing = sorted(items.keys() - state.keys())
@@ -150,7 +149,8 @@ class ResumableTraining:
                 "raise max_iters."
             )
         engine.load_state_dict(trainer)
-        engine.state.max_epochs, engine.state.max_iters = epochs, iterations  # the file's would end this run
+        # The limits of the file would end this run.
+        engine.state.max_epochs, engine.state.max_iters = epochs, iterations
         _set_best(engine, state["best"])
         for name, item in items.items():
             item.load_state_dict(state[name])
@@ -158,7 +158,7 @@ class ResumableTraining:
         logger.info("Resumed from %s after %d epochs.", self.path, completed)
 
     def _is_there(self) -> bool:
-        """Whether the file is there; processes that disagree would wait for each other for ever."""
+        """Whether the file is there, for all processes alike: otherwise they would wait for each other for ever."""
         seen, processes = int(idist.all_reduce(int(self.path.is_file()))), idist.get_world_size()
         if 0 < seen < processes:
             raise ValueError(
@@ -187,16 +187,16 @@ class _BestOf:
 
 
 def _with_state(item: Any) -> Any:
-    """What holds the state of an object."""
+    """The part of an object that holds its state."""
     if isinstance(item, DistributedDataParallel | DataParallel):
         return item.module
-    if isinstance(item, CheckpointSaver):  # it can load the state of this, but has no way to give it
+    if isinstance(item, CheckpointSaver):  # a CheckpointSaver has load_state_dict, but no state_dict
         return item._key_metric_checkpoint
     return _BestOf(item) if isinstance(item, Engine) else item
 
 
 def _is_last(engine: Engine) -> bool:
-    """Whether no whole epoch follows."""
+    """Whether this is the last complete epoch."""
     state = engine.state
     if state.max_iters is not None and state.iteration + state.epoch_length > state.max_iters:
         return True
@@ -208,7 +208,7 @@ def _plain(state: Any) -> Any:
     if isinstance(state, Real) and hasattr(state, "item"):
         return state.item()
     if isinstance(state, dict):
-        plain = copy.copy(state)  # with what a module's state holds beside its items
+        plain = copy.copy(state)  # with the attributes of a module's state
         plain.update({name: _plain(value) for name, value in state.items()})
         return plain
     return type(state)(map(_plain, state)) if type(state) in (list, tuple) else state

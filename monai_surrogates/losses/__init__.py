@@ -45,6 +45,6 @@ __all__ = [
     "make_loss",
 ]
 
-# The objectives that a study compares unless told otherwise, and the schedules that have a dotted path; loss_class knows more.
+# The objectives that a study compares by default, and the schedules with a dotted path; loss_class knows further names.
 OBJECTIVES = {name: loss_class(name) for name in _COMPARED}
 SCHEDULES = {name: loss_class(name) for name in _SCHEDULES}

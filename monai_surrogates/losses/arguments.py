@@ -1,4 +1,4 @@
-"""The arguments of all losses: what they mean, their checks, and what is said of those that mean nothing to a loss."""
+"""The arguments of all losses: meaning, defaults, checks, and the warning of arguments without a use."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Classes = Literal["all", "present"] | Sequence[int]
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = 8
 
-# Every argument that a config may hold beside a loss: its default, then other values that ask for nothing. A config that
-# changes nothing but the target may hold any of them, and one that a loss does not read is named in a warning.
+# Every argument of a loss: its default, then further harmless values, which ask for nothing. A config that changes the target
+# alone may hold any of them; a warning names those that the loss does not read.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     # of MONAI's DiceLoss, DiceCELoss and TverskyLoss
     "include_background": (True,),
@@ -57,18 +57,18 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "bins": (4096,),
     "ramp": (0,),
     "switch_epoch": (None,),
-    # context, which every loss accepts and few read
+    # context: accepted by every loss, read by few
     "class_counts": (None,),
     "class_weighting": (None,),
     "structure_volumes": (None,),
 }
-ASKING = frozenset({"lambda_ce"})  # its default asks for a cross-entropy, which a lone surrogate has not
+ASKING = frozenset({"lambda_ce"})  # the default asks for a cross-entropy, which a surrogate alone does not have
 CONTEXT = frozenset({"class_counts", "class_weighting", "structure_volumes"})
 POSITIONS = ("include_background", "to_onehot_y", "sigmoid", "softmax", "other_act")  # of MONAI's DiceLoss
 
 
 class CommonArguments(TypedDict, total=False):
-    """Arguments that mean the same for every loss, MONAI's names with MONAI's meaning.
+    """Arguments with the same meaning in every loss; those of MONAI have MONAI's names and meaning.
 
     Attributes:
         to_onehot_y: the target is a label map (B, 1, spatial...); otherwise it holds one channel per class.
@@ -76,12 +76,12 @@ class CommonArguments(TypedDict, total=False):
         softmax: apply a softmax over the channels: every voxel belongs to one class.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         ignore_index: voxels with this label are removed: the result is that of the volume without them. In a target with one
-            channel per class it names the class whose voxels go; a label beyond the classes removes the voxels that hold it
-            and, unless ``sigmoid=True`` lets structures be absent, those of no class (MONAI's reading).
-        check_labels: check the values of labels and probabilities at every call, on a GPU too.
-        sync: the batch is that of all ranks of the process group, so that gradients under DistributedDataParallel equal those
-            of one process on the whole batch; scores need ``batch=True`` with it. Nothing is sent while gradients are off, so
-            a loss computed in validation is that of the rank's own batch.
+            channel per class it is the class of the removed voxels. A label beyond the classes removes its own voxels and,
+            unless ``sigmoid=True`` (structures may be absent), those of no class, as in MONAI.
+        check_labels: check the values of labels and probabilities at every call, also on a GPU.
+        sync: the batch is that of all ranks of the process group: gradients under DistributedDataParallel equal those of one
+            process on the whole batch. Losses per class need ``batch=True`` with it. Without gradients nothing is sent: in
+            validation the loss is that of the rank's own batch.
     """
 
     to_onehot_y: bool
@@ -98,10 +98,10 @@ class SharedArguments(CommonArguments, total=False):
 
     Attributes:
         weight: one value, C values, or C − 1 when the background is excluded, by ``include_background=False`` or a list of
-            classes without 0 (C values then drop entry 0). Weights balance classes against each other: as in MONAI they do
-            not touch a loss of a single class.
+            classes without 0 (C values then drop entry 0). They are the weights of classes against each other: as in MONAI, a
+            single class is not weighted.
         class_counts: voxels per class in the training data; read by WeightedCELoss alone, accepted by all.
-        class_weighting: how class_counts become weights; read by WeightedCELoss alone, accepted by all.
+        class_weighting: name of the rule that makes weights from class_counts; read by WeightedCELoss alone, accepted by all.
         structure_volumes: mean volume of each class in voxels over the training images that hold it, C values with the
             background first; read by the overlap losses with ``smoothing="structure_volume"``, accepted by all.
     """
@@ -113,15 +113,15 @@ class SharedArguments(CommonArguments, total=False):
 
 
 class PerClassArguments(SharedArguments, total=False):
-    """Arguments of the losses that are a score per image and class.
+    """Arguments of the losses per image and class.
 
     Attributes:
         include_background: False leaves channel 0 out of the mean.
-        other_act: another activation than sigmoid and softmax.
-        batch: one score over the whole batch instead of one per item.
+        other_act: an activation other than sigmoid and softmax.
+        batch: one loss per class for the whole batch instead of one per item.
         classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
             list of class ids.
-        two_class: score a single channel as two classes, prediction and reference inverted being the background; more
+        two_class: read a single channel as two classes: inverted prediction and reference are the background. Several
             channels are a ValueError.
     """
 
@@ -133,7 +133,7 @@ class PerClassArguments(SharedArguments, total=False):
 
 
 def check_weight(weight: Weight) -> Tensor | None:
-    """The weights as a tensor of their own; a TypeError or ValueError for what weighs nothing."""
+    """The class weights as a new tensor; a TypeError if they are no numbers, a ValueError if negative or not finite."""
     if weight is None:
         return None
     if isinstance(weight, str):
@@ -151,7 +151,7 @@ def check_weight(weight: Weight) -> Tensor | None:
 
 
 def check_classes(classes: Classes, include_background: bool) -> Literal["all", "present"] | list[int]:
-    """``"all"``, ``"present"`` or the class ids; a ValueError for what chooses nothing."""
+    """``"all"``, ``"present"`` or the class ids; a ValueError for an empty list, wrong ids, or an excluded background."""
     if isinstance(classes, str):
         if classes not in ("all", "present"):
             raise ValueError(f'classes must be "all", "present" or a list of class ids, but is {classes!r}.')
@@ -168,7 +168,7 @@ def check_classes(classes: Classes, include_background: bool) -> Literal["all", 
 
 
 def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> Tensor:
-    """One value, or C of them; C − 1 values without a background get a 1 in front."""
+    """One class weight, or C of them; C − 1 foreground weights get a 1 for the background in front."""
     if weight.ndim == 0 or len(weight) == num_channels:
         return weight
     if len(weight) == num_channels - 1 and excludes_background:
@@ -184,10 +184,10 @@ def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> 
 
 
 def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments by name: the first five may come by position, as those of MONAI's DiceLoss.
+    """All arguments by name; the first five may be given by position, as in MONAI's DiceLoss.
 
     Raises:
-        TypeError: more than five positions, or an argument both by position and by name.
+        TypeError: more than five values by position, or an argument both by position and by name.
     """
     if len(flags) > len(POSITIONS):
         raise TypeError(
@@ -201,35 +201,37 @@ def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> di
     return {**by_position, **named}
 
 
-def unknown_name(what: str, name: str, table: Iterable[str], rule: str = "", further: Iterable[str] = ()) -> ValueError:
-    """The error of a name that a table lacks; it lists the names and suggests the nearest.
+def unknown_name(
+    argument: str, name: str, table: Iterable[str], rule: str = "", further: Iterable[str] = ()
+) -> ValueError:
+    """The error for an unknown name; it lists the known ones and suggests the nearest.
 
     Args:
-        what: the argument.
-        name: the name.
-        table: the names.
-        rule: how further names are made, in words.
-        further: these names, for the suggestion alone.
+        argument: the argument that holds the name.
+        name: the unknown name.
+        table: the known names.
+        rule: the rule for further names, in words.
+        further: these further names, for the suggestion alone.
     """
     names = list(table)
     longer = [known for known in names if name and known.startswith(str(name))]
     near = longer or difflib.get_close_matches(str(name), [*names, *further], n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} must be one of {', '.join(names)}{rule}, but is {name!r}.{hint}")
+    return ValueError(f"{argument} must be one of {', '.join(names)}{rule}, but is {name!r}.{hint}")
 
 
 def is_default(value: Any, default: Any) -> bool:
-    """Whether a setting need not be written."""
+    """Whether a value is None or the default."""
     return value is None or (isinstance(value, Number | str) and value == default)
 
 
 def settings(loss: object, names: Iterable[str], **defaults: Any) -> str:
-    """The settings of a loss that differ from the defaults, as they would be written.
+    """The settings of a loss that differ from the defaults, as Python arguments.
 
     Args:
-        loss: holds each setting as an attribute of its name; the class weights are ``class_weight``.
-        names: of :data:`ARGUMENTS`.
-        **defaults: those that differ from the table's.
+        loss: each setting is an attribute of the same name; ``weight`` is ``class_weight``.
+        names: keys of :data:`ARGUMENTS`.
+        **defaults: in place of the table's.
     """
     found = {name: getattr(loss, "class_weight" if name == "weight" else name, None) for name in names}
     return ", ".join(
@@ -240,7 +242,7 @@ def settings(loss: object, names: Iterable[str], **defaults: Any) -> str:
 
 
 def _readable(value: Any) -> str:
-    if isinstance(value, Tensor):  # of one value, or of one per class
+    if isinstance(value, Tensor):  # one value, or one per class
         rounded = [float(f"{number:.4g}") for number in value.flatten().tolist()]
         value = rounded if value.ndim else rounded[0]
     if callable(value):
@@ -249,29 +251,29 @@ def _readable(value: Any) -> str:
 
 
 def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
-    """One warning for all arguments that a loss does not read and that ask for something.
+    """Warn once of the arguments that a loss does not read, unless their values are harmless.
 
     Raises:
-        TypeError: a name that no loss knows; the message suggests the nearest.
+        TypeError: an unknown argument; the message suggests the nearest.
     """
     for name in sorted(arguments):
         if name not in ARGUMENTS:
             near = difflib.get_close_matches(name, ARGUMENTS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
-    foreign = sorted(name for name, value in arguments.items() if not _asks_for_nothing(name, value))
+    foreign = sorted(name for name, value in arguments.items() if not _is_harmless(name, value))
     if foreign:
         warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
 
 
-def _asks_for_nothing(name: str, value: Any) -> bool:
+def _is_harmless(name: str, value: Any) -> bool:
     default, *others = ARGUMENTS[name]
     harmless = others if name in ASKING else [default, *others]
     return name in CONTEXT or any(is_default(value, known) for known in harmless)
 
 
 def warn_user(message: str) -> None:
-    """A warning that points at the caller's line, outside torch and this package."""
+    """Warn at the line of the caller outside torch and this package."""
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "monai_surrogates"):
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""The one shell of all losses: flags to one form, the loss per image and class, then class choice, weights and reduction."""
+"""Base classes of all losses: checked arguments, one form of the batch, choice of classes, class weights and reduction."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from monai_surrogates.losses.arguments import (
 
 
 class SurrogateLoss(_Loss, ABC):
-    """What every loss shares: argument checks, MONAI's flags, and the batch in one form.
+    """Base of every loss: argument checks, MONAI's flags, and one form of the batch.
 
     Attributes:
-        declared: the arguments that the class reads.
+        declared: names of the arguments that the class reads.
         takes_logits: whether the input holds logits even without an activation.
         activation: MONAI's flags, read once.
     """
@@ -81,7 +81,7 @@ class SurrogateLoss(_Loss, ABC):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the given arguments that the loss has a use for."""
+        """The given arguments that the loss reads."""
         return {name: value for name, value in given.items() if name in cls.declared}
 
     def extra_repr(self) -> str:
@@ -109,7 +109,7 @@ class SurrogateLoss(_Loss, ABC):
         return for_this_processor(loss) if torch.compiler.is_compiling() else loss
 
     def check(self, input: Tensor, target: Tensor) -> Voxels:
-        """Refuse a batch that the loss cannot score, as :meth:`forward` does, and bring it into one form."""
+        """Check a batch as :meth:`forward` does, and return its voxels."""
         inputs.check_tensors(input, target)
         label_map = self._reads_labels(input, target)
         inputs.check_shapes(input, target, label_map=label_map)
@@ -130,7 +130,7 @@ class SurrogateLoss(_Loss, ABC):
         """The reduced loss of a checked batch."""
 
     def _checks_now(self, input: Tensor) -> bool:
-        # Reading a value waits for a GPU, so there it happens at the first call alone; never while compiling or capturing.
+        # Reading values of a GPU waits for it, so they are read at the first call alone; never while compiling or capturing.
         if torch.compiler.is_compiling() or (input.is_cuda and torch.cuda.is_current_stream_capturing()):
             return False
         if input.is_meta:  # there are no values to read
@@ -152,27 +152,28 @@ class SurrogateLoss(_Loss, ABC):
         return self.to_onehot_y and input.ndim > 1 and input.shape[1] > 1
 
     def _check_channels(self, num_channels: int) -> None:
-        """Raise a ValueError where an argument does not fit the number of channels."""
+        """Raise a ValueError if an argument does not fit the number of channels."""
         self._weight_of(num_channels)
 
     def _weight_of(self, num_channels: int, like: Tensor | None = None) -> Tensor | None:
-        """The weights, filled up to one value or ``num_channels`` of them, in the type of ``like`` and where it is."""
+        """The class weights, one value or ``num_channels`` of them, in the type and on the device of ``like``."""
         if self.class_weight is None:
             return None
         if like is None:
             return fit_weight(self.class_weight, num_channels, self.excludes_background())
-        return fit_weight(self._follow("class_weight", like), num_channels, self.excludes_background()).to(like.dtype)
+        weight = self._buffer_on("class_weight", like)
+        return fit_weight(weight, num_channels, self.excludes_background()).to(like.dtype)
 
     def excludes_background(self) -> bool:
         """Whether C − 1 weights are those of the foreground."""
         return False
 
-    def _follow(self, name: str, like: Tensor) -> Tensor:
-        # MONAI's bundles do not move their loss, so the buffer goes where the input is, and stays there.
+    def _buffer_on(self, name: str, like: Tensor) -> Tensor:
+        # MONAI's bundles do not move their loss, so the buffer moves to the input's device and stays there.
         buffer: Tensor = getattr(self, name)
         if buffer.device != like.device:
             buffer = buffer.to(like.device)
-            if not like.is_meta:  # a buffer without values would be lost
+            if not like.is_meta:  # or the values of the buffer would be lost
                 setattr(self, name, buffer)
         return buffer
 
@@ -189,7 +190,7 @@ class SurrogateLoss(_Loss, ABC):
 
 
 class PerClassLoss(SurrogateLoss):
-    """A loss per image and class, then the choice of classes, the weights, and the reduction."""
+    """A loss per image and class, then choice of classes, class weights, and reduction."""
 
     declared = tuple(PerClassArguments.__annotations__)
     default_classes: ClassVar[Literal["all", "present"]] = "all"
@@ -207,7 +208,7 @@ class PerClassLoss(SurrogateLoss):
         other_act: Callable[[Tensor], Tensor] | None = shared.pop("other_act", None)
         activation = read_activation(shared.get("sigmoid", False), shared.get("softmax", False), other_act)
         super().__init__(activation, **shared)
-        self.other_act = other_act  # a module among the loss's own
+        self.other_act = other_act  # registered, if it is a module
         self.include_background = include_background
         if self.sync and not batch:
             raise ValueError("sync=True makes one batch of all ranks, so it needs batch=True; set it, or drop sync.")
@@ -221,12 +222,12 @@ class PerClassLoss(SurrogateLoss):
 
     @abstractmethod
     def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:
-        """Loss and reference volume of each item (or of the batch) and class, (B, C), of a network's output."""
+        """Loss and reference volume of each item (or of the batch) and class, (B, C) each."""
 
     def _loss(self, voxels: Voxels) -> Tensor:
         loss, reference = self._per_class(voxels, self.activation.on(voxels.input.shape[1]))
         if voxels.valid is not None:
-            loss = torch.where(self._seen(voxels.valid), loss, 0)
+            loss = torch.where(self._has_valid_voxels(voxels.valid), loss, 0)
         loss, num_classes = _nan_in_every_class(loss), loss.shape[1]
         loss, reference = self._choose(loss, num_classes), self._choose(reference, num_classes)
         if self.classes == "present":
@@ -234,12 +235,12 @@ class PerClassLoss(SurrogateLoss):
         reduced = self._reduce(self._weigh(loss, num_classes), reference, len(voxels.spatial))
         return reduced.to(voxels.input.dtype)
 
-    def _seen(self, valid: Tensor) -> Tensor:
-        """Whether an item (or the batch) has a voxel that counts, (B, 1)."""
-        counted = valid.sum(-1, keepdim=True)
+    def _has_valid_voxels(self, valid: Tensor) -> Tensor:
+        """Whether an item (or the batch) has a valid voxel, (B, 1)."""
+        number = valid.sum(-1, keepdim=True)
         if self.batch:
-            counted = counted.sum(0, keepdim=True)
-        return (rank_sum(counted) if self.sync else counted) > 0
+            number = number.sum(0, keepdim=True)
+        return (rank_sum(number) if self.sync else number) > 0
 
     def _check_channels(self, num_channels: int) -> None:
         if self.two_class and num_channels > 1:
@@ -255,8 +256,8 @@ class PerClassLoss(SurrogateLoss):
         super()._check_channels(num_classes)
 
     def _choose(self, per_class: Tensor, num_classes: int) -> Tensor:
-        """The columns that count, of (..., num_classes)."""
-        if isinstance(self.classes, list):  # a list as an index would be copied to the device at each call
+        """The columns of the chosen classes among (..., num_classes)."""
+        if isinstance(self.classes, list):  # a list as index would be copied to the device at each call
             return torch.stack([per_class[..., c] for c in self.classes], dim=-1)
         return per_class[..., 1:] if not self.include_background and num_classes > 1 else per_class
 
@@ -265,7 +266,7 @@ class PerClassLoss(SurrogateLoss):
         return not self.include_background or (isinstance(self.classes, list) and 0 not in self.classes)
 
     def _weigh(self, loss: Tensor, num_classes: int) -> Tensor:
-        # As in MONAI, weights balance classes against each other and do not touch a single one.
+        # As in MONAI, a single class is not weighted.
         weight = None if loss.shape[1] == 1 else self._weight_of(num_classes, loss)
         if weight is None:
             return loss
@@ -299,23 +300,23 @@ class PerClassLoss(SurrogateLoss):
 def _nan_in_every_class(loss: Tensor) -> Tensor:
     """Losses (B, C), NaN in all classes of an item where it is NaN in one, and so in the gradient of all its voxels.
 
-    A NaN that no chosen class saw would leave a finite loss with NaN in its gradient.
+    Otherwise a NaN outside the chosen classes would leave a finite loss with NaN in its gradient.
     """
     return loss * torch.where(loss.isnan().any(1, keepdim=True), torch.nan, 1.0)
 
 
 def check_channels(loss: object, num_channels: int) -> None:
-    """Raise now what the first batch would raise: weights, counts, volumes or class ids that do not fit the network.
+    """Check the weights, counts, volumes and class ids of a loss against the network, before the first batch.
 
-    For the ``initialize`` of a config, so that nothing is trained in vain. A loss of another package is left alone; of one that
-    wraps ours (MONAI's DeepSupervisionLoss, a compound) the parts are checked.
+    For the ``initialize`` of a config. Losses of other packages pass; the parts of a wrapper (MONAI's DeepSupervisionLoss, a
+    compound) are checked.
 
     Args:
         loss: any loss.
         num_channels: C, output channels of the network.
 
     Raises:
-        ValueError: the argument, what was expected and what was found.
+        ValueError: an argument does not fit the number of channels.
 
     Examples:
         >>> from monai_surrogates.losses import WeightedCELoss

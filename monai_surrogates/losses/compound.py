@@ -14,12 +14,12 @@ from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class
 
-# What the cross-entropy needs to know; it reads a label map whether or not it is told to, and softmax is its default.
+# Passed on to the cross-entropy; it needs neither to_onehot_y, since it recognises a label map, nor softmax, its default.
 CROSS_ENTROPY_FLAGS = ("ignore_index", "check_labels", "sync")
 
 
 def surrogate_class(name: str) -> type[PerClassLoss]:
-    """The class of a surrogate: a name whose loss is a score per image and class.
+    """The class of a surrogate, an objective with a loss per image and class.
 
     Raises:
         ValueError: unknown name; the message lists the names and suggests the nearest.
@@ -34,18 +34,18 @@ def surrogate_class(name: str) -> type[PerClassLoss]:
 class SurrogateCELoss(_Loss):
     """λ₁·surrogate + λ₂·cross-entropy, MONAI's DiceCELoss for any surrogate.
 
-    Cross-entropy takes the logits and all classes whatever ``include_background`` says, and normalises over the batch as torch
-    does. With ``sigmoid=True``, the hinge, or a single channel it is the binary one of each channel (MONAI's DiceCELoss takes
-    the softmax one for several channels whatever the activation). Without an activation the surrogate reads probabilities and
-    the cross-entropy logits, as in MONAI, so set one. On an image (in training: a patch) without foreground the cross-entropy
-    still teaches, whatever the surrogate does there, and so does the surrogate with ``smoothing="structure_volume"``.
+    Cross-entropy takes the logits and all classes, whatever ``include_background`` is, and normalises over the batch as torch
+    does. With ``sigmoid=True``, the hinge, or a single channel it is binary cross-entropy per channel (MONAI's DiceCELoss
+    takes the softmax form for several channels, whatever the activation). Set an activation: without one the surrogate reads
+    probabilities and the cross-entropy logits, as in MONAI. On an image (in training: a patch) without foreground the
+    cross-entropy still has a gradient, and so has the surrogate with ``smoothing="structure_volume"``.
 
     Args:
         surrogate: ``"soft_dice"``, ``"soft_jaccard"``, ``"soft_tversky"``, ``"lovasz_softmax"`` or ``"lovasz_hinge"``. After it
-            the flags may come by position, in the order of MONAI's DiceLoss.
+            the flags may be given by position, in the order of MONAI's DiceLoss.
         lambda_surrogate: λ₁, not below 0; 1 by default.
         lambda_ce: λ₂, not below 0.
-        lambda_dice: MONAI's name of λ₁.
+        lambda_dice: λ₁ under MONAI's name.
         reduction: ``"mean"`` or ``"sum"``; the two parts have no common unreduced shape.
         weight: one value or C values for both parts; the surrogate drops entry 0 with ``include_background=False``. C − 1
             values then give the background the weight 1 in the cross-entropy.
@@ -57,8 +57,8 @@ class SurrogateCELoss(_Loss):
         The module's call gives a scalar.
 
     Raises:
-        TypeError: an argument that neither part knows.
-        ValueError: a negative λ, both names of λ₁, ``reduction="none"``, or what the two parts refuse.
+        TypeError: an unknown argument.
+        ValueError: a negative λ, both names of λ₁, ``reduction="none"``, or an error of one of the two parts.
 
     Examples:
         >>> import torch
@@ -103,7 +103,7 @@ class SurrogateCELoss(_Loss):
                 "two_class=True has a single channel, whose cross-entropy takes one weight; give one value."
             )
         of_cross_entropy = {name: of_surrogate[name] for name in CROSS_ENTROPY_FLAGS if name in of_surrogate}
-        if weight is not None:  # it tells C − 1 weights from a mistake; the background's voxels still count
+        if weight is not None:  # C − 1 weights are those of the foreground; background voxels stay in the mean
             of_cross_entropy["include_background"] = not self.surrogate.excludes_background()
         self.cross_entropy = PlainCELoss(
             sigmoid=self.surrogate.is_multilabel(),
@@ -116,7 +116,7 @@ class SurrogateCELoss(_Loss):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the given arguments that one of the two parts has a use for."""
+        """The given arguments that one of the two parts reads."""
         own = {name: value for name, value in given.items() if name in cls.own}
         return {**own, **surrogate_class(given.get("surrogate", "soft_dice")).reads(given)}
 
@@ -136,7 +136,7 @@ class SurrogateCELoss(_Loss):
 
 
 class NamedSurrogateCELoss(SurrogateCELoss):
-    """A SurrogateCELoss whose surrogate is its class's, so that a config can name it."""
+    """A SurrogateCELoss with the surrogate fixed by the class, so that a config can name it."""
 
     name: ClassVar[str]
 
@@ -145,7 +145,7 @@ class NamedSurrogateCELoss(SurrogateCELoss):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the given arguments that one of the two parts has a use for."""
+        """The given arguments that one of the two parts reads."""
         return super().reads({**given, "surrogate": cls.name})
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropyArguments(CommonArguments, total=False):
-    """What :class:`WeightedCELoss` hands on to :class:`PlainCELoss`; the attributes are described there."""
+    """Arguments that :class:`WeightedCELoss` passes on to :class:`PlainCELoss`, and described there."""
 
     include_background: bool
     label_smoothing: float
@@ -33,32 +33,32 @@ class CrossEntropyArguments(CommonArguments, total=False):
 
 
 class PlainCELoss(SurrogateLoss):
-    """Cross-entropy on logits, −log p_y per voxel, normalised as torch does.
+    """Cross-entropy on logits, −log p_y per voxel, normalised as in torch.
 
-    For label maps that is by the summed weights of the batch's voxels; for one channel per class, and for binary
-    cross-entropy, by their number.
+    That is, for label maps, by the summed weights of the batch's voxels; for one channel per class, and for binary
+    cross-entropy, by the number of voxels.
 
     Softmax cross-entropy over the channels; with ``sigmoid=True``, or for a single channel, binary cross-entropy of each
-    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``. A patch without
-    foreground teaches as any other does: every voxel counts, whatever its neighbours are.
+    channel. The input always holds logits. The reference may be a label map even without ``to_onehot_y``. The loss
+    of a voxel does not depend on other voxels, so a patch without foreground trains the network as any other does.
 
     Args:
-        include_background: cross-entropy needs all classes, so False only says that C − 1 weights are those of the foreground;
-            without weights it warns (MONAI's DiceCELoss leaves its cross-entropy alone as well).
+        include_background: False means that C − 1 weights are those of the foreground; cross-entropy always has all classes, as
+            in MONAI's DiceCELoss, so without weights False is not used, with a warning.
         label_smoothing: s in [0, 1]: the target becomes (1 − s)·y + s/C, for binary cross-entropy (1 − s)·y + s/2.
         per_image: normalise each item by its own voxels and take the mean over items (the sum with ``reduction="sum"``),
-            instead of normalising the batch as a whole. Unreduced losses are not normalised either way.
-        soft_label: the target may hold fractions; they are used either way.
+            instead of normalising the batch as a whole. Unreduced losses are never normalised.
+        soft_label: the target may hold fractions, which are used with and without it.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.SharedArguments`. ``weight``
             with C − 1 values (and ``include_background=False``) gives the background the weight 1. For binary
-            cross-entropy it is the weight of positive voxels.
+            cross-entropy ``weight`` is that of positive voxels.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` a map, (B, spatial...), for binary cross-entropy
         (B, C, spatial...).
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: arguments that exclude each other, or values out of their range.
 
     Examples:
@@ -79,7 +79,7 @@ class PlainCELoss(SurrogateLoss):
         per_image: bool = False,
         **shared: Unpack[SharedArguments],
     ) -> None:
-        # Beside weights it tells their classes; otherwise it has no use here.
+        # Read with weights alone, as the choice of their classes.
         is_unread = not include_background and shared.get("weight") is None
         unread: dict[str, Any] = {"include_background": False} if is_unread else {}
         super().__init__(**shared, **unread)
@@ -93,7 +93,7 @@ class PlainCELoss(SurrogateLoss):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the given arguments that the loss has a use for: ``include_background`` beside weights alone."""
+        """The given arguments that the loss reads: ``include_background`` with weights alone."""
         unread = ("include_background",) if given.get("weight") is None else ()
         return {name: value for name, value in super().reads(given).items() if name not in unread}
 
@@ -114,13 +114,13 @@ class PlainCELoss(SurrogateLoss):
         return self._normalise(loss, share)
 
     def _normalise(self, loss: Tensor, share: Tensor) -> Tensor:
-        """Σ loss / Σ share over the batch; or per item, and then the mean over items."""
+        """Σ loss / Σ share, over the batch or per item and then the mean; a share is the weight of a voxel in the mean."""
         losses, shares = voxel_sum(loss.flatten(1)), voxel_sum(share.flatten(1))
         if self.per_image:
             losses, shares = _ratio(losses, shares), torch.ones_like(shares)
         sums = torch.stack([losses.sum(), shares.sum()])
-        total, counted = rank_sum(sums) if self.sync else sums
-        return (total if self.reduction == "sum" else _ratio(total, counted)).to(loss.dtype)
+        total, share = rank_sum(sums) if self.sync else sums
+        return (total if self.reduction == "sum" else _ratio(total, share)).to(loss.dtype)
 
     def _softmax_cross_entropy(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         x, y, valid, _ = voxels
@@ -147,17 +147,16 @@ class PlainCELoss(SurrogateLoss):
 class WeightedCELoss(PlainCELoss):
     """Cross-entropy weighted by class: −w_y log p_y; without ``weight``, by ``class_weighting`` of ``class_counts``.
 
-    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In a label map's mean a
-    patch without foreground holds voxels of one class, whose weight then cancels: alone in its batch it teaches what
-    plain cross-entropy does, beside others less, because their foreground weighs more.
+    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In a mean over
+    voxels of one class its weight cancels: a patch without foreground, alone in its batch, has the gradient of plain
+    cross-entropy; beside others a smaller one, because their foreground has larger weights.
 
     Args:
         weight: numbers as for every loss, or ``"inverse_frequency"``, ``"median_frequency"``, ``"effective_number"``: computed
             from ``class_counts``.
-        class_weighting: one of these names, for where ``weight`` is not given, which goes before it; ``"inverse_frequency"`` by
-            default.
-        class_counts: voxels per class in the training data, C values. For binary cross-entropy, where each class stands against
-            all others, also C + 1 values with the background first (a single channel: background, foreground).
+        class_weighting: one of these names, used if ``weight`` is not given; ``"inverse_frequency"`` by default.
+        class_counts: voxels per class in the training data, C values. For binary cross-entropy (each class against
+            all others) also C + 1 values with the background first (a single channel: background, foreground).
         **shared: as in :class:`PlainCELoss`.
 
     Returns:
@@ -208,16 +207,16 @@ class WeightedCELoss(PlainCELoss):
                 "count as many classes as the network has channels."
             )
         name = "positive_weight" if binary else "class_weight"
-        weight = getattr(self, name) if like is None else self._follow(name, like).to(like.dtype)
-        return weight[-num_channels:]  # a background without a channel comes first
+        weight = getattr(self, name) if like is None else self._buffer_on(name, like).to(like.dtype)
+        return weight[-num_channels:]  # the weight of a background without a channel comes first and is dropped
 
 
 def _ratio(total: Tensor, share: Tensor) -> Tensor:
-    return total / torch.where(share > 0, share, 1)  # nothing left to score: 0, with a zero gradient
+    return total / torch.where(share > 0, share, 1)  # no valid voxel: 0, with a zero gradient
 
 
 def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Per channel and voxel: −w·y·log σ(x) − (1 − y)·log σ(−x), and what each voxel counts in the mean."""
+    """Per channel and voxel: −w·y·log σ(x) − (1 − y)·log σ(−x), and the share of each voxel in the mean."""
     x, y, valid, _ = voxels
     w = x.new_ones(x.shape[1]) if positive_weight is None else positive_weight
     outside, inside = smoothing / 2, 1 - smoothing / 2  # the smoothed targets of 0 and 1
@@ -229,8 +228,8 @@ def _binary_cross_entropy(voxels: Voxels, positive_weight: Tensor | None, smooth
         loss = _bernoulli(x, outside + (inside - outside) * y, w.view(1, -1, 1))
     if valid is None:
         return loss, torch.ones_like(loss)
-    counted = valid.unsqueeze(1).expand_as(loss)
-    return torch.where(counted, loss, 0), counted.to(loss.dtype)
+    valid = valid.unsqueeze(1).expand_as(loss)
+    return torch.where(valid, loss, 0), valid.to(loss.dtype)
 
 
 def _bernoulli(x: Tensor, y: Tensor | float, w: Tensor) -> Tensor:
@@ -239,6 +238,6 @@ def _bernoulli(x: Tensor, y: Tensor | float, w: Tensor) -> Tensor:
 
 
 def _times_log(y: Tensor | float, log_p: Tensor) -> Tensor:
-    """y·log p with 0·log 0 = 0: a class that is ruled out, by a logit of −inf, and is not there."""
+    """y·log p with 0·log 0 = 0: an absent class that a logit of −inf rules out."""
     share = torch.as_tensor(y, dtype=log_p.dtype, device=log_p.device)
     return torch.where((share == 0) & (log_p == -torch.inf), 0, share * log_p)

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from monai_surrogates.losses.arguments import PerClassArguments
 
 
-MOST_BINS = 2**20  # beyond, float32 could not tell the bins of one or two channels apart
+MOST_BINS = 2**20  # with more, float32 could not separate the bins of one or two channels
 
 
 class LovaszLoss(PerClassLoss):
-    """The Lovász extension of 1 − IoU per image and class; its members differ in the errors alone."""
+    """The Lovász extension of 1 − IoU per image and class; the losses differ in the errors alone."""
 
     declared = (*PerClassLoss.declared, "method")
 
@@ -41,34 +41,34 @@ class LovaszLoss(PerClassLoss):
 class LovaszSoftmaxLoss(LovaszLoss):
     """Lovász-softmax loss: per image and class Σ m₍ᵢ₎wᵢ over the errors m = |p − y| in falling order.
 
-    wᵢ is what 1 − IoU grows by when the i-th voxel becomes wrong too: the Lovász extension of 1 − IoU. Tight for the IoU:
+    wᵢ is the growth of 1 − IoU when the i-th voxel becomes wrong too: the Lovász extension of 1 − IoU. Tight for the IoU:
     equal to 1 − IoU at hard predictions, and never above the unsmoothed soft Jaccard loss. With ``sigmoid=True``
     the same loss for structures that may overlap. On an image (in training: a patch) without a class the loss of that
-    class is its largest probability, so that one voxel is taught; ``classes="present"`` (the paper's choice and the
-    default) leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
+    class is its largest probability, with a gradient in one voxel; ``classes="present"`` (the paper's choice and the
+    default) leaves the class out of the mean. The background, unless excluded, is a class of such a patch.
 
     Args:
-        method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same of ``bins`` equal bins count as
-            tied, and have the mean weight of the orders of the tie (sorting takes any one order). Its loss is at most
+        method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same one of ``bins`` equal bins are
+            ties, with the mean weight over the orders of the tie (sorting takes one of these orders). Its loss is at most
             1/bins below the exact one. Where errors of all sizes occur, and structures hold many times as many voxels as a
             bin, the loss with 4096 bins lies within 1e-5 of it and the gradient within a relative 5e-3. The gradient
             differs by more for small structures (in 96³ voxels of three classes by 9e-3 for a lesion of 1000 voxels, 7e-2
             for one of 27), and entirely where a network is nearly always sure, right or wrong (most gaps of the logits
-            above 12), so that most errors lie in one bin: there their order counts, and ``"sort"`` or more ``bins`` see it.
+            above 12): then most errors lie in one bin, and their order needs ``"sort"`` or more ``bins``.
             Errors must lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with
-            ``batch=True``, batches) of up to two voxels per bin, where that costs about the same and bins would take more
-            memory, and whatever ``other_act`` gives; all else goes into bins. With ``sync=True`` the ranks sum the sizes of
-            their batches to choose alike (on a GPU they take bins); ``"bins"`` spares them that.
+            ``batch=True``, batches) of up to two voxels per bin, where sorting costs about the same and bins take more
+            memory, and the errors of ``other_act``; all else goes into bins. With ``sync=True`` the ranks sum the sizes of
+            their batches to choose alike (on a GPU they take bins); ``"bins"`` saves this sum.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. One or two channels
-            get four times as many: they cost little there, and a gradient within a relative 1e-3 needs them.
+            get four times as many, at little cost, for a gradient within a relative 1e-3.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with
             ``classes="present"`` by default.
 
     Returns:
-        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: arguments that exclude each other, values out of their range, or a soft target.
 
     References:
@@ -117,10 +117,10 @@ class LovaszHingeLoss(LovaszLoss):
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`.
 
     Returns:
-        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: ``softmax=True`` or another activation, values out of their range, or a soft target.
 
     References:

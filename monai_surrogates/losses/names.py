@@ -1,6 +1,6 @@
-"""The one table of names: every objective that a config can call, and any two of them as a schedule.
+"""The table of objectives: name -> loss, and any two names as a schedule.
 
-Values are dotted paths, so that losses which take names can read the table that names them.
+Values are dotted paths, because losses that take names import this table.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LOSSES: dict[str, str] = {
     "soft_tversky_ce": "monai_surrogates.losses.SoftTverskyCELoss",
     "lovasz_softmax_ce": "monai_surrogates.losses.LovaszSoftmaxCELoss",
 }
-# Schedules with a dotted path of their own; any other A_to_B is made when it is named.
+# Schedules with a dotted path; any other A_to_B is made on demand.
 SCHEDULES: dict[str, str] = {
     "cross_entropy_to_soft_dice": "monai_surrogates.losses.CrossEntropyToSoftDiceLoss",
     "cross_entropy_to_soft_jaccard": "monai_surrogates.losses.CrossEntropyToSoftJaccardLoss",
     "cross_entropy_to_lovasz_softmax": "monai_surrogates.losses.CrossEntropyToLovaszSoftmaxLoss",
 }
-# The objectives that a study compares unless told otherwise: all of them train on the same loss block.
+# The objectives that a study compares by default; all of them take the same loss block.
 COMPARED = ("cross_entropy", "weighted_cross_entropy", "soft_dice", "soft_jaccard", "lovasz_softmax")
 
 
@@ -41,7 +41,7 @@ def loss_class(name: str) -> type[_Loss]:
     """The loss class of an objective, for a config's ``_target_: "$monai_surrogates.losses.loss_class(@objective)"``.
 
     Args:
-        name: an objective of the table, or two of them as ``A_to_B``: A first, then B, half-way or at ``switch_epoch``.
+        name: an objective of the table, or two of them as ``A_to_B``: A first, then B from half-way or ``switch_epoch`` on.
 
     Raises:
         ValueError: unknown name (the message lists the names and suggests the nearest), or ``A_to_A``.
@@ -70,7 +70,7 @@ def make_loss(name: str, **kwargs: Any) -> _Loss:
     Args:
         name: as of :func:`loss_class`.
         **kwargs: MONAI's arguments, and the context that every loss accepts: ``class_counts`` and ``class_weighting``, which
-            ``weighted_cross_entropy`` takes its weights from, and ``structure_volumes``.
+            give the weights of ``weighted_cross_entropy``, and ``structure_volumes``.
 
     Raises:
         ValueError: as :func:`loss_class`, or an argument that the loss refuses.
@@ -82,11 +82,11 @@ def make_loss(name: str, **kwargs: Any) -> _Loss:
     return loss_class(name)(**kwargs)
 
 
-def named_class(what: str, name: str) -> Any:
+def named_class(argument: str, name: str) -> Any:
     """The class of an objective of the table.
 
     Args:
-        what: the argument that holds the name, for the message.
+        argument: the argument that holds the name, for the message.
         name: the name.
 
     Raises:
@@ -94,10 +94,10 @@ def named_class(what: str, name: str) -> Any:
     """
     if name in _schedules():
         raise ValueError(
-            f"{what} must be a single objective, but is {name!r}; give each of the two an epoch of its own."
+            f"{argument} must be a single objective, but is {name!r}; give each of the two an epoch of its own."
         )
     if name not in LOSSES:
-        raise unknown_name(what, name, LOSSES)
+        raise unknown_name(argument, name, LOSSES)
     return resolve_name(LOSSES[name])
 
 
@@ -107,7 +107,7 @@ def objective_names() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """A schedule's class by its own name, by which pickle looks it up."""
+    """The class of a schedule by its own name, for pickle."""
     for first, second in _schedules().values():
         if name == _class_name(first, second):
             return _schedule_class(first, second)

@@ -27,10 +27,10 @@ class OverlapArguments(PerClassArguments, total=False):
 
     Attributes:
         squared_pred: squared volumes in place of volumes, Σp² and Σy² (Milletari et al. 2016).
-        smoothing: ``"structure_volume"`` takes ε₁ and ε₂ from ``structure_volumes``, so that on an item without a class the
-            loss of that class is S/(S + v), S = Σp and v its mean volume in voxels (Tilborghs et al. 2022): such items teach.
-            With ``batch=True`` v is that of all items together. None takes ``smooth_nr`` and ``smooth_dr``.
-        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it has no use, and warns of it.
+        smoothing: ``"structure_volume"`` takes ε₁ and ε₂ from ``structure_volumes``: on an item without a class its
+            loss is S/(S + v), S = Σp and v its mean volume in voxels (Tilborghs et al. 2022), and has a gradient. With
+            ``batch=True`` v is multiplied by the number of items. None takes ``smooth_nr`` and ``smooth_dr``.
+        smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it is not used, with a warning.
         smooth_dr: ε₂ in the denominator, likewise.
         soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
     """
@@ -43,12 +43,12 @@ class OverlapArguments(PerClassArguments, total=False):
 
 
 class OverlapLoss(PerClassLoss):
-    """1 − T of the soft overlap; its members differ in (alpha, beta) alone, and take :class:`OverlapArguments`."""
+    """1 − T of the soft overlap, T the Tversky index; the losses differ in (alpha, beta) and take :class:`OverlapArguments`."""
 
     declared = tuple(OverlapArguments.__annotations__)
     alpha: float
     beta: float
-    scale: ClassVar[float] = 2.0  # MONAI's Dice and Jaccard smooth doubled counts
+    scale: ClassVar[float] = 2.0  # MONAI's Dice and Jaccard add the smoothing to doubled counts
     structure_volumes: Tensor | None
 
     def __init__(
@@ -62,7 +62,8 @@ class OverlapLoss(PerClassLoss):
         **shared: Unpack[PerClassArguments],
     ) -> None:
         constants = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        super().__init__(*flags, **shared, **({} if smoothing is None else constants))  # where they are not read
+        foreign = {} if smoothing is None else constants
+        super().__init__(*flags, **shared, **foreign)
         self.smooth_nr, self.smooth_dr = (
             DEFAULT_SMOOTHING if value is None else float(value) for value in constants.values()
         )
@@ -75,7 +76,7 @@ class OverlapLoss(PerClassLoss):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the given arguments that the loss has a use for: no constants beside ``smoothing``."""
+        """The given arguments that the loss reads: beside ``smoothing`` no constants."""
         unread = () if given.get("smoothing") is None else ("smooth_nr", "smooth_dr")
         return {name: value for name, value in super().reads(given).items() if name not in unread}
 
@@ -95,9 +96,9 @@ class OverlapLoss(PerClassLoss):
         """ε₁ and ε₂ for counts (B, C): constants, or one value per class."""
         if self.structure_volumes is None:
             return self.smooth_nr, self.smooth_dr
-        volumes = self._follow("structure_volumes", reference)[-reference.shape[1] :].to(reference.dtype)
+        volumes = self._buffer_on("structure_volumes", reference)[-reference.shape[1] :].to(reference.dtype)
         epsilon = structure_smoothing(volumes, self.alpha, scale=self.scale)
-        if self.batch:  # what is pooled grows with the items, so a batch of copies has the loss of one
+        if self.batch:  # pooled counts grow with the items; so a batch of copies has the loss of one
             epsilon = len(reference) * epsilon
             epsilon = rank_sum(epsilon) if self.sync else epsilon
         return epsilon, epsilon
@@ -107,7 +108,7 @@ class OverlapLoss(PerClassLoss):
         if self.structure_volumes is None:
             return
         expected, given = 2 if self.two_class else num_channels, len(self.structure_volumes)
-        # a background without a channel comes first and is not read
+        # the volume of a background without a channel comes first and is dropped
         spare = not self.two_class and (self.is_multilabel() or num_channels == 1)
         if given != expected and not (spare and given == expected + 1):
             allowed = f"{expected} values, one per class and the background first"
@@ -119,7 +120,7 @@ class OverlapLoss(PerClassLoss):
 
 
 def _read_volumes(smoothing: str | None, volumes: Sequence[float] | Tensor | None) -> Tensor | None:
-    """The checked volumes where the smoothing asks for them, (C,)."""
+    """The checked volumes, (C,), if the smoothing reads them."""
     if smoothing is None:
         return None
     if smoothing != "structure_volume":
@@ -146,21 +147,21 @@ def _read_volumes(smoothing: str | None, volumes: Sequence[float] | Tensor | Non
 class SoftTverskyLoss(OverlapLoss):
     """Soft Tversky loss, per image and class: 1 − (I + ε₁)/(I + α(Σp − I) + β(Σy − I) + ε₂), I = ⟨p, y⟩.
 
-    Chooses between false positives (α) and false negatives (β); α = β = ½ is Dice, α = β = 1 Jaccard, with MONAI's
+    For a balance of false positives (α) against false negatives (β); α = β = ½ is Dice, α = β = 1 Jaccard, with MONAI's
     TverskyLoss smoothing, which does not double the counts. On an image (in training: a patch) without a class the loss
-    of that class is αS/(αS + ε), S = Σp, and all that :class:`SoftDiceLoss` says of it holds.
+    of that class is αS/(αS + ε), S = Σp; see :class:`SoftDiceLoss`.
 
     Args:
         alpha: weight of false positives, not below 0.
         beta: weight of false negatives, not below 0.
-        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``squared_pred`` needs α = β, or the best
-            prediction would not be the reference, and ``smoothing="structure_volume"`` sets ε₁ = ε₂ = α·v.
+        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``squared_pred`` needs α = β, because otherwise
+            the best prediction is not the reference, and ``smoothing="structure_volume"`` sets ε₁ = ε₂ = α·v.
 
     Returns:
-        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: arguments that exclude each other, or values out of their range.
 
     References:
@@ -196,17 +197,17 @@ class SoftDiceLoss(OverlapLoss):
 
     For a mean per-image Dice as the target. On an image (in training: a patch) without a class the loss of that class is
     S/(S + ε), S = Σp, and its slope in every p is ε/(S + ε)²: with the default ε about 1 and 0, with ``smooth_nr=0`` 1 and 0,
-    so such a patch teaches nothing of the class. ``smoothing="structure_volume"`` makes it teach, ``classes="present"``
-    leaves it out of the mean. The background, unless excluded, is a class that such a patch does hold.
+    so such a patch has practically no gradient for the class. With ``smoothing="structure_volume"`` it has one,
+    ``classes="present"`` leaves the class out of the mean. The background, unless excluded, is a class of such a patch.
 
     Args:
         **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets ε₁ = ε₂ = v.
 
     Returns:
-        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: arguments that exclude each other, or values out of their range.
 
     References:
@@ -232,17 +233,17 @@ class SoftJaccardLoss(OverlapLoss):
 
     For a mean per-image IoU as the target; a Jaccard metric loss (soft labels allowed) with ``soft_label=True``. On an
     image (in training: a patch) without a class the loss of that class is 2S/(2S + ε), S = Σp, as MONAI's Jaccard smooths
-    doubled counts; all that :class:`SoftDiceLoss` says of it holds.
+    doubled counts; see :class:`SoftDiceLoss`.
 
     Args:
         **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets
             ε₁ = ε₂ = 2v.
 
     Returns:
-        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the classes counted.
+        The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: arguments that exclude each other, or values out of their range.
 
     References:

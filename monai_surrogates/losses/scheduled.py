@@ -26,37 +26,37 @@ ACTIVATIONS = ("softmax", "sigmoid", "other_act")
 class ScheduledLoss(_Loss):
     """One objective first, another later: (1 − w)·previous + w·next, w = min(1, (e − k + 1)/(ramp + 1)) from epoch k on.
 
-    e is the number of completed epochs, so that key k means: after k epochs. Ignite counts from 1: the objective of key 50
-    begins in Ignite's epoch 51. With ``ramp=0`` it takes over at once. With ``ramp=5`` five epochs mix the two, with
-    w = 1/6 ... 5/6, and from k + 5 on it stands alone. An objective without weight is not computed.
+    e is the number of completed epochs and k the key of the next objective: it begins after k epochs. Ignite counts from 1: the
+    objective of key 50 begins in Ignite's epoch 51. ``ramp=0`` switches at once. ``ramp=5`` mixes the two objectives for five
+    epochs, w = 1/6 ... 5/6, and from k + 5 on w = 1. An objective of weight 0 is not computed.
 
-    :class:`~monai_surrogates.handlers.ObjectiveSchedule` tells the epoch in an Ignite or MONAI engine; a loop of your own calls
-    :meth:`set_epoch` at the start of each epoch. Until then the first objective holds. In validation the loss is
-    that of the epoch, so that its values before and after a switch do not compare.
+    :class:`~monai_surrogates.handlers.ObjectiveSchedule` sets the epoch in an Ignite or MONAI engine; a loop of your own calls
+    :meth:`set_epoch` at the start of each epoch. Until then the first objective is used. In validation the loss is that of the
+    epoch, so its values before and after a switch are not comparable.
 
-    The epoch is part of ``state_dict``. Every rank of a process group is at the same epoch, so gradients under
-    DistributedDataParallel are as right as those of the objectives; ``sync=True`` reaches each of them.
+    The epoch is part of ``state_dict``. All ranks of a process group are at the same epoch, so gradients under
+    DistributedDataParallel are those of the objectives; ``sync=True`` is passed on to each of them.
 
     Args:
-        objectives: where each objective begins. A key is a number of epochs or a fraction of the training, strictly between 0
-            and 1: 0.5 is half of it, rounded down to whole epochs and at least one (1.0 is refused: it could mean one epoch as
-            well). Strings of them, as JSON has, are read. One key is 0. Fractions become epochs once the length of the
-            training is known, by :meth:`set_length`, which ObjectiveSchedule calls; a training that resumes keeps them.
+        objectives: start -> objective. A key is a number of epochs or a fraction of the training, strictly between 0
+            and 1: 0.5 is half of it, rounded down to whole epochs and at least one (1.0 is refused: it could also mean one
+            epoch). Keys may be strings, as in JSON. One key is 0. Fractions become epochs once the length of the
+            training is known, by :meth:`set_length`, which ObjectiveSchedule calls; a resumed training keeps these epochs.
             An objective is a name of :func:`~monai_surrogates.losses.loss_class`, built from the shared arguments, or a loss.
         ramp: epochs of each transition.
         reduction: ``"mean"`` or ``"sum"``, of all objectives; their unreduced shapes differ.
         **shared: arguments of the named objectives, such as :class:`~monai_surrogates.losses.arguments.PerClassArguments`. Each
-            objective gets those that it knows: ``smoothing`` and ``structure_volumes`` reach soft Dice and soft Jaccard,
-            ``class_counts`` and ``class_weighting`` weighted cross-entropy. Cross-entropy counts all classes whatever
-            ``include_background`` says, as in :class:`~monai_surrogates.losses.SurrogateCELoss`.
+            objective gets those that it reads: ``smoothing`` and ``structure_volumes`` reach soft Dice and soft Jaccard,
+            ``class_counts`` and ``class_weighting`` weighted cross-entropy. Cross-entropy takes all classes, whatever
+            ``include_background`` is, as in :class:`~monai_surrogates.losses.SurrogateCELoss`.
 
     Returns:
         The module's call gives a scalar. Inputs and targets are those of the objectives, (B, C, spatial...) and
         (B, 1, spatial...) or (B, C, spatial...).
 
     Raises:
-        TypeError: an argument that no loss knows, or an objective that is neither a name nor a loss.
-        ValueError: an unknown name, keys that are neither epochs nor fractions, double, or without 0, a ramp longer than its
+        TypeError: an unknown argument, or an objective that is neither a name nor a loss.
+        ValueError: an unknown name, keys that are neither epochs nor fractions, equal keys, no key 0, a ramp longer than its
             objective's interval, or named objectives of logits and of probabilities without an activation.
 
     References:
@@ -91,8 +91,8 @@ class ScheduledLoss(_Loss):
             raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
         self.ramp = int(ramp)
         self._keys, self._objectives = list(schedule), _names(schedule.values())
-        self._begins: list[int] = []  # the epoch of each key, once known
-        self.starts, self.names = self._begins, self._objectives
+        self._key_epochs: list[int] = []  # the first epoch of each key's objective, once known
+        self.starts, self.names = self._key_epochs, self._objectives
         named = list(dict.fromkeys(entry for entry in schedule.values() if isinstance(entry, str)))
         parts: dict[str, nn.Module] = {**_build(type(self).__name__, named, reduction, shared)}
         parts |= {
@@ -100,43 +100,43 @@ class ScheduledLoss(_Loss):
         }
         _check_reductions(parts, reduction)
         self.parts = nn.ModuleDict(parts)
-        self._told, self._checked, self._warned = False, False, False
-        self._stand_at(0)
+        self._has_epoch, self._checked, self._warned = False, False, False
+        self._move_to(0)
         if not self._fractions:
-            self._begin_at([int(key) for key in self._keys])
+            self._set_key_epochs([int(key) for key in self._keys])
 
     @property
     def epoch(self) -> int:
-        """The number of completed epochs that the loss was told last."""
+        """The number of completed epochs, as set last."""
         return self._epoch
 
     @property
     def is_known(self) -> bool:
-        """Whether it is known when each objective begins: always, but for fractions of a training of unknown length."""
-        return bool(self._begins)
+        """Whether the first epoch of each objective is known; False for fractions of a training of unknown length."""
+        return bool(self._key_epochs)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell how many epochs are completed: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
+        """Set the number of completed epochs: 0 in the first one, engine.state.epoch − 1 in Ignite's count.
 
         Raises:
             ValueError: a negative epoch, or one whose objective depends on :meth:`set_length`.
         """
-        self._stand_at(epoch)
-        self._told = True
+        self._move_to(epoch)
+        self._has_epoch = True
 
     def set_length(self, max_epochs: int) -> None:
-        """Tell how many epochs the training will have: its fractions become epochs, rounded down, and at least 1.
+        """Set the number of epochs of the training: fractions become epochs, rounded down, and at least 1.
 
         Raises:
-            ValueError: no number of epochs, or one so small that two objectives begin at once or a ramp outlasts its objective.
+            ValueError: no whole number from 1 on, or too small for objectives that begin apart and for the ramp.
         """
         if not _is_count(max_epochs) or max_epochs < 1:
             raise ValueError(f"max_epochs must be a whole number from 1 on, but is {max_epochs!r}.")
         if self._fractions:
-            self._begin_at([_epoch_of(key, max_epochs) for key in self._keys])
+            self._set_key_epochs([_epoch_of(key, max_epochs) for key in self._keys])
 
     def weights_at(self, epoch: int) -> dict[str, float]:
-        """The weight of every objective once ``epoch`` epochs are completed; they sum to 1.
+        """The weight of every objective after ``epoch`` completed epochs; they sum to 1.
 
         Raises:
             ValueError: a negative epoch, or one from 1 on before the length that a fraction needs is known.
@@ -156,9 +156,9 @@ class ScheduledLoss(_Loss):
         return weights
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The objective of the epoch, or in a ramp the weighted sum of two; errors are those of all objectives."""
+        """The objective of the epoch, or in a ramp the weighted sum of two; the first batch is checked for all."""
         if not torch.compiler.is_compiling():
-            self._warn_if_untold(input)
+            self._warn_without_epoch(input)
             if not self._checked:
                 self._check_first(input, target)
         first, *second = self._active
@@ -170,19 +170,20 @@ class ScheduledLoss(_Loss):
         return total
 
     def get_extra_state(self) -> Tensor:
-        """The epoch and, once that is known, where the objective of each key begins."""
-        return torch.tensor([self.epoch, *self._begins])
+        """The epoch and, once known, the first epoch of each key's objective."""
+        return torch.tensor([self.epoch, *self._key_epochs])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Go on from a ``state_dict``: from its epoch, and with its epochs in place of fractions.
+        """Continue from a ``state_dict``: from its epoch, with its epochs in place of fractions.
 
-        Where an objective begins after a number of epochs, the arguments say it.
+        Keys that are epochs come from the arguments, not from the state.
         """
-        epoch, *begins = state.tolist()
-        if self._fractions and len(begins) == len(self._keys) and min(begins) >= 0:
-            self._begin_at([b if isinstance(key, float) else key for key, b in zip(self._keys, begins, strict=True)])
+        epoch, *saved = state.tolist()
+        if self._fractions and len(saved) == len(self._keys) and min(saved) >= 0:
+            epochs = [e if isinstance(key, float) else int(key) for key, e in zip(self._keys, saved, strict=True)]
+            self._set_key_epochs(epochs)
         if self.is_known:
-            self._stand_at(epoch)
+            self._move_to(epoch)
 
     def extra_repr(self) -> str:
         """The schedule, in epochs where they are known."""
@@ -194,15 +195,15 @@ class ScheduledLoss(_Loss):
     def _fractions(self) -> list[float]:
         return [key for key in self._keys if isinstance(key, float)]
 
-    def _begin_at(self, begins: list[int]) -> None:
-        """Let the objective of each key begin at its epoch."""
-        order = sorted(range(len(begins)), key=begins.__getitem__)
-        starts, names = [begins[i] for i in order], [self._objectives[i] for i in order]
+    def _set_key_epochs(self, epochs: list[int]) -> None:
+        """Set the first epoch of each key's objective, in the order of the keys."""
+        order = sorted(range(len(epochs)), key=epochs.__getitem__)
+        starts, names = [epochs[i] for i in order], [self._objectives[i] for i in order]
         for first, second in pairwise(order):
-            if begins[first] == begins[second]:
+            if epochs[first] == epochs[second]:
                 raise ValueError(
                     f"objectives must begin at different epochs, but {self._keys[first]:g} and {self._keys[second]:g} both "
-                    f"mean epoch {begins[first]}; move them apart, or train longer."
+                    f"mean epoch {epochs[first]}; move them apart, or train longer."
                 )
         for start, end, name in zip(starts[1:], starts[2:], names[1:], strict=False):
             if self.ramp > end - start:
@@ -210,19 +211,19 @@ class ScheduledLoss(_Loss):
                     f"ramp must not be longer than an objective holds, but is {self.ramp} where {name} has the "
                     f"{end - start} epochs from {start} to {end}; shorten it, or move the epochs apart."
                 )
-        self._begins, self.starts, self.names = begins, starts, names
-        self._stand_at(self._epoch)
+        self._key_epochs, self.starts, self.names = epochs, starts, names
+        self._move_to(self._epoch)
 
-    def _stand_at(self, epoch: int) -> None:
+    def _move_to(self, epoch: int) -> None:
         weights = {name: weight for name, weight in self.weights_at(epoch).items() if weight > 0}
         self._epoch, self._active = epoch, tuple(weights)
-        # A tensor, so that a compiled forward outlives a ramp; on the host, where reading it costs nothing.
+        # A tensor, so that a ramp needs no new compilation; on the host, where reading it costs nothing.
         self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
 
-    def _warn_if_untold(self, input: Tensor | Sequence[Tensor]) -> None:
-        # A state says the epoch once, and validation needs none; so only training without set_epoch is a mistake.
+    def _warn_without_epoch(self, input: Tensor | Sequence[Tensor]) -> None:
+        # A loaded state has the epoch, and validation needs none; so only training without set_epoch is a mistake.
         first = input if isinstance(input, Tensor) else input[0]  # deep supervision gives a list
-        if self._warned or self._told or not (torch.is_grad_enabled() and first.requires_grad):
+        if self._warned or self._has_epoch or not (torch.is_grad_enabled() and first.requires_grad):
             return
         self._warned = True
         if len(self.names) > 1:
@@ -232,7 +233,7 @@ class ScheduledLoss(_Loss):
             )
 
     def _check_first(self, input: Tensor, target: Tensor) -> None:
-        # What a later objective refuses must not wait for its epoch.
+        # The errors of a later objective must not wait for its epoch.
         self._checked = True
         for part in self.parts.values():
             for loss in part.children() if isinstance(part, SurrogateCELoss) else [part]:
@@ -241,21 +242,21 @@ class ScheduledLoss(_Loss):
 
 
 class TwoStageLoss(ScheduledLoss):
-    """The first objective of its class, then the second, so that a config can name both: Eelbode's and Berman's recipe.
+    """Two objectives fixed by the class, so that a config can name them: ``first``, then ``second``.
 
-    All else is as in :class:`ScheduledLoss`.
+    Otherwise as :class:`ScheduledLoss`.
 
     Args:
-        *flags: MONAI's first five arguments may come by position.
-        switch_epoch: completed epochs with which the second begins, or the fraction of the training; by default half of it.
+        *flags: MONAI's first five arguments, by position.
+        switch_epoch: number of completed epochs after which the second begins, or a fraction of the training; 0.5 by default.
         ramp: epochs of the transition.
-        **shared: arguments of both, MONAI's names.
+        **shared: arguments of the two objectives, under MONAI's names.
 
     Returns:
         As :class:`ScheduledLoss`.
 
     Raises:
-        TypeError: an argument that no loss knows.
+        TypeError: an unknown argument.
         ValueError: as :class:`ScheduledLoss`.
 
     Examples:
@@ -294,7 +295,7 @@ class CrossEntropyToLovaszSoftmaxLoss(TwoStageLoss):
     second = "lovasz_softmax"
 
 
-def _as_key(value: Any, what: str = "a key of objectives") -> int | float:
+def _as_key(value: Any, argument: str = "a key of objectives") -> int | float:
     """A number of epochs, or a fraction of the training."""
     key = value
     if isinstance(value, str):  # JSON has no other keys
@@ -307,7 +308,7 @@ def _as_key(value: Any, what: str = "a key of objectives") -> int | float:
     if isinstance(key, Real) and 0 < float(key) < 1:
         return float(key)
     raise ValueError(
-        f"{what} must be an epoch, a whole number from 0 on, or a fraction of the training, above 0 and below 1, but is "
+        f"{argument} must be an epoch, a whole number from 0 on, or a fraction of the training, above 0 and below 1, but is "
         f"{value!r}; count the completed epochs after which the objective begins, or write 0.5 for half of the training."
     )
 
@@ -342,7 +343,7 @@ def _sorted_by_key(objectives: Any) -> dict[int | float, Objective]:
 
 
 def _names(objectives: Any) -> list[str]:
-    """A name for each objective: that of a loss is its class, with a number where several losses share it."""
+    """A name for each objective; a loss has the name of its class, with a number if several losses share it."""
     names: dict[str, int] = {}  # name to the identity of its loss
     found = []
     for objective in objectives:
@@ -364,7 +365,7 @@ def _names(objectives: Any) -> list[str]:
 
 
 def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, Any]) -> dict[str, nn.Module]:
-    """The losses of these names, each from those of the shared arguments that it reads."""
+    """The losses of these names, each from the shared arguments that it reads."""
     classes = {name: named_class("objective", name) for name in names}
     used = {name: cls.reads(shared) for name, cls in classes.items()}
     read = set().union(*used.values())
@@ -379,7 +380,7 @@ def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, An
     cross_entropies = [name for name in names if issubclass(classes[name], PlainCELoss)]
     losses = {n: classes[n](reduction=reduction, **used[n]) for n in names if n not in cross_entropies}
     excluded = any(loss.excludes_background() for loss in losses.values())
-    for name in cross_entropies:  # the flag tells C − 1 weights from a mistake
+    for name in cross_entropies:  # C − 1 weights are those of the foreground
         background = {"include_background": False} if excluded and shared.get("weight") is not None else {}
         losses[name] = classes[name](reduction=reduction, **{**used[name], **background})
     return losses

@@ -4,7 +4,7 @@ import typing as _typing
 
 from monai_surrogates.metrics.base import OverlapMetric
 from monai_surrogates.metrics.per_image import PerImageDiceMetric, PerImageIoUMetric, PerImageMetric
-from monai_surrogates.metrics.scores import PerImageScores
+from monai_surrogates.metrics.summary import PerImageScores
 
 if _typing.TYPE_CHECKING:
     from monai_surrogates.statistics import MeanInterval, mean_interval
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """The names that need SciPy, which metrics do without. They stand in no ``dir``, or MONAI's scan would import it."""
+    """The names that need SciPy, imported on demand. ``dir`` does not list them, or MONAI's scan would import SciPy."""
     if name in ("MeanInterval", "mean_interval"):
         from monai_surrogates import statistics
 

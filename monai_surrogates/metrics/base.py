@@ -1,4 +1,4 @@
-"""What all metrics here share: one door for predictions and references, and buffers that are gathered over ranks."""
+"""Base class of the metrics: counts of predictions and references, in buffers that are gathered over ranks."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from monai_surrogates.core.scores import choose_empty_rule
 
 
 class OverlapMetric(CumulativeIterationMetric):
-    """Counts the overlap of every image and collects what :meth:`cells` makes of it, one row per image.
+    """Counts the overlap of every image and collects the values of :meth:`cells`, one row per image.
 
-    Call it with a prediction and a reference, and ``mask=`` where voxels shall not count, in any form that
+    Call it with a prediction and a reference, and ``mask=`` for the valid voxels, in any form that
     :func:`~monai_surrogates.core.hard_overlap` takes: label maps (B, 1, spatial...) with ``num_classes``, masks
     (B, C, spatial...), probabilities or logits with ``argmax`` or ``threshold``, or lists of images (1 or C, spatial...) of any
-    size. It returns the rows of the batch. A call that fails leaves what was collected as it was.
+    size. It returns the rows of the batch. A call that fails changes nothing.
 
     Under torch.distributed, ``aggregate``, ``get_buffer`` and ``len`` gather the rows of all ranks, so that every rank must
     call them, and equally often between two resets; ranks may have any number of images, none included.
 
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
-        num_classes: C, needed for label maps unless ``argmax`` tells it.
-        threshold: values of the prediction from here on are 1, the others 0.
-        argmax: each voxel belongs to the largest channel of the prediction.
+        num_classes: C, needed for label maps unless ``argmax`` is set.
+        threshold: predicted values of at least this are 1, the others 0.
+        argmax: each voxel gets the class of the largest channel of the prediction.
         ignore_index: label of the voxels to leave out; see :func:`~monai_surrogates.core.hard_overlap`.
-        empty: what a class scores that the reference lacks: ``"ignore"`` (the default), ``"score"`` or ``"both"``; see
+        empty: the score of a class without reference: ``"ignore"`` (the default), ``"score"`` or ``"both"``; see
             :func:`~monai_surrogates.core.scores.apply_empty_rule`.
-        ignore_empty: MONAI's name for it: True is ``"ignore"``, False is ``"score"``.
-        class_labels: a name for each scored class; C names serve where the background is left out, too. A mapping of labels to
-            names, as in a dataset.json, will do.
+        ignore_empty: ``empty`` under MONAI's name: True is ``"ignore"``, False is ``"score"``.
+        class_labels: a name for each scored class; C names also fit without the background. A mapping of labels to names, as
+            in a dataset.json, is accepted.
 
     Raises:
         ValueError: settings that contradict each other; then, at a call, labels out of range or with fractions, masks of other
@@ -78,11 +78,11 @@ class OverlapMetric(CumulativeIterationMetric):
 
     @abstractmethod
     def cells(self, overlap: Overlap) -> Tensor:
-        """What the buffer keeps of the counts (images, classes): (images, classes, ...)."""
+        """The values to collect from the counts (images, classes): (images, classes, ...)."""
 
     @property
     def class_labels(self) -> tuple[str, ...]:
-        """The names of the scored classes, ``class1`` and so on where none were given."""
+        """The names of the scored classes, ``class1`` and so on by default."""
         if self.num_classes is not None:
             return self._labels_of(self._scored(self.num_classes))
         seen = self._synced_tensors[0] if self._synced_tensors else self.collected()
@@ -98,7 +98,7 @@ class OverlapMetric(CumulativeIterationMetric):
         return None if self._buffers is None else torch.stack(self._buffers[0])
 
     def select(self, rows: Sequence[int] | None) -> None:
-        """Score only these of the gathered rows (None: all), until the next image or :meth:`reset`; the buffer keeps all."""
+        """Score only these rows of the gathered buffer (None: all), until the next image or :meth:`reset`."""
         self._selected = None if rows is None else list(rows)
 
     def extend(self, *data: Tensor) -> None:
@@ -115,7 +115,7 @@ class OverlapMetric(CumulativeIterationMetric):
         return num_classes if self.include_background else max(num_classes - 1, 1)
 
     def _labels_of(self, scored: int) -> tuple[str, ...]:
-        """The names of so many scored classes."""
+        """The names of the scored classes, given their number."""
         if self.given_labels is None:
             return tuple(f"class{self.first_class + number}" for number in range(scored))
         if len(self.given_labels) not in (scored, scored + self.first_class):
@@ -155,7 +155,7 @@ class OverlapMetric(CumulativeIterationMetric):
         return self.cells(overlap)
 
     def _checks(self, y: Tensor | Sequence[Tensor]) -> bool:
-        """Values are checked on the CPU always, on a GPU at the first call, and never where there are none (meta)."""
+        """Whether to check values: on the CPU always, on a GPU at the first call, on the meta device never."""
         devices = {x.device.type for x in (y if isinstance(y, list | tuple) else [y]) if isinstance(x, Tensor)}
         return "meta" not in devices and (devices <= {"cpu"} or not self._checked)
 
@@ -163,10 +163,10 @@ class OverlapMetric(CumulativeIterationMetric):
         rows = self.get_buffer()
         if not isinstance(rows, Tensor):
             raise ValueError("there is nothing to aggregate; call the metric on at least one batch first.")
-        return (rows if self._selected is None else rows[self._selected]).cpu()  # read number by number from here on
+        return (rows if self._selected is None else rows[self._selected]).cpu()  # later reads are of single numbers
 
     def _sync(self) -> None:
-        """Gather the rows of all ranks; one without an image takes part, or the others would wait for it for ever.
+        """Gather the rows of all ranks; a rank without an image takes part, or the others would wait for ever.
 
         Raises:
             ShapeMismatchError: ranks that scored different numbers of classes.

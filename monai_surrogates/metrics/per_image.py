@@ -21,8 +21,8 @@ class PerImageMetric(OverlapMetric):
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
         reduction: MONAI's reductions. ``"mean"``: over the classes of an image, then over images; cells that are NaN by
-            the empty rule do not count.
-        get_not_nans: also return how many cells (for ``"mean"``: images) were defined.
+            the empty rule are left out.
+        get_not_nans: also return the number of defined cells (for ``"mean"``: images).
         num_classes: as the remaining arguments, see :class:`~monai_surrogates.metrics.OverlapMetric`.
         threshold: see there.
         argmax: see there.
@@ -67,14 +67,14 @@ class PerImageMetric(OverlapMetric):
         """The score of integer counts, any shape."""
 
     def cells(self, overlap: Overlap) -> Tensor:
-        """The buffer keeps the scores."""
+        """The scores."""
         return self.score(overlap)
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Reduce the collected scores; where no cell is defined the result is NaN.
+        """Reduce the collected scores; without a defined cell the result is NaN.
 
         Args:
-            reduction: in place of the one given at construction.
+            reduction: in place of that of the constructor.
 
         Raises:
             ValueError: nothing was collected.
@@ -83,7 +83,7 @@ class PerImageMetric(OverlapMetric):
         return (score, count) if self.get_not_nans else score
 
     def aggregate_with_count(self, reduction: MetricReduction | str | None = None) -> tuple[Tensor, Tensor]:
-        """The reduced score and how many cells it stands on."""
+        """The reduced score and the number of its defined cells (for ``"mean"``: images)."""
         score, count = do_metric_reduction(self._rows(), reduction or self.reduction)
         return torch.where(count > 0, score, torch.nan), count
 

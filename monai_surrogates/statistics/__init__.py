@@ -1,4 +1,4 @@
-"""Statistics of per-image scores: NumPy and SciPy on plain arrays, without a tensor; SciPy comes with the extra ``study``."""
+"""Statistics of per-image scores: NumPy and SciPy on arrays, no tensors; SciPy comes with the extra ``study``."""
 
 from importlib.util import find_spec as _find_spec
 

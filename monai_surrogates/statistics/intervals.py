@@ -1,4 +1,4 @@
-"""The one bootstrap interval: tables of a study and metrics report the same numbers for the same scores."""
+"""The bootstrap interval of a mean, the same for a study and for metrics."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ RESAMPLES = 9999
 
 
 class MeanInterval(NamedTuple):
-    """A mean over images and its bootstrap interval; NaN where there is none.
+    """A mean over images and its bootstrap interval; NaN if undefined.
 
     Attributes:
-        mean: of the defined images.
+        mean: over the images with a score.
         low: lower end.
         high: upper end.
-        images: how many images the mean stands on.
+        images: number of images with a score.
     """
 
     mean: float
@@ -37,13 +37,13 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95, seed: int = 0) ->
     Args:
         values: one score per image, (n,); images without one, NaN, are left out.
         confidence: between 0 and 1.
-        seed: of the resampling, so that the same scores give the same interval.
+        seed: of the resampling; the same scores and seed give the same interval.
 
     Returns:
         The interval; its ends are NaN for a single image and for constant scores.
 
     Raises:
-        ValueError: a confidence that is none.
+        ValueError: a confidence not between 0 and 1.
 
     References:
         Efron, Better bootstrap confidence intervals, JASA 1987.

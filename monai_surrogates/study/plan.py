@@ -1,4 +1,4 @@
-"""What a study is: objectives, data, settings, and the folder that it owns."""
+"""The plan of a study: objectives, data, settings, and its output folder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ STAGES = ("train", "evaluate")
 
 
 class StudyError(ValueError):
-    """A study cannot start as asked; the message says what was expected, what was found and the cure."""
+    """A study cannot start as asked; the message has the argument, the expected and the found value, and the cure."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all objectives of a study share.
+    """The settings that all objectives of a study share.
 
     Attributes:
-        folds: parts that the training list is divided into.
-        run_folds: how many of these parts are trained for and scored, from the first on.
+        folds: number of parts of the training list.
+        run_folds: number of folds to train and score, from the first on.
         epochs: epochs of training.
         val_interval: epochs between two validations, which choose the checkpoint.
         patch_size: voxels per axis of a training patch.
@@ -40,7 +40,7 @@ class Settings:
         num_res_units: residual units per level of the U-Net.
         learning_rate: of AdamW, falling with a cosine.
         num_workers: processes that load data.
-        seed: of weights, order of the data, and the division into parts.
+        seed: of the network's weights, the order of the data, and the division into parts.
         num_images: training images of the embedded task; not used for other data.
     """
 
@@ -73,7 +73,7 @@ QUICK = Settings(
 
 
 @dataclass(frozen=True)
-class StudyCell:
+class StudyRun:
     """One objective on one fold, with a folder of its own."""
 
     objective: str
@@ -82,26 +82,26 @@ class StudyCell:
 
     @property
     def prediction_dir(self) -> Path:
-        """Where evaluation writes its masks."""
+        """The folder of the masks that evaluation writes."""
         return self.folder / "eval" / "predictions"
 
     def log(self, stage: str) -> Path:
-        """What the stage's process printed."""
+        """The file of the stage's output."""
         return self.folder / f"{stage}.log"
 
     def marker(self, stage: str) -> Path:
-        """Written when the stage is finished; holds how long it took and what it left."""
+        """The JSON file written when the stage is finished: its duration and the files that it left."""
         return self.folder / f"{stage}.done.json"
 
     def finish(self, stage: str, seconds: float, jobs: int, seconds_per_epoch: float | None = None) -> None:
-        """Note that a stage is finished, how long it took, and what it left."""
+        """Write the marker of a finished stage: its duration and the files that it left."""
         results = self.folder / ("models" if stage == "train" else "eval/predictions")
         left = sorted(str(path.relative_to(self.folder)) for path in results.glob("*") if path.is_file())
         noted = {"seconds": round(seconds, 1), "seconds_per_epoch": seconds_per_epoch, "jobs": jobs, "left": left}
         write_atomically(self.marker(stage), json.dumps(noted) + "\n")
 
     def noted(self, stage: str) -> dict[str, Any]:
-        """What :meth:`finish` noted, whether or not it is still there; empty if the stage is not finished."""
+        """The content of the marker, whether or not the files it lists are still there; empty if the stage is not finished."""
         try:
             noted = json.loads(self.marker(stage).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -109,7 +109,7 @@ class StudyCell:
         return noted if isinstance(noted, dict) else {}
 
     def record(self, stage: str) -> dict[str, Any]:
-        """What :meth:`finish` noted; empty if the stage is not finished, or something that it left is gone."""
+        """The content of the marker; empty if the stage is not finished, or a file that it left is gone."""
         noted = self.noted(stage)
         try:
             return noted if all((self.folder / name).is_file() for name in noted["left"]) else {}
@@ -117,7 +117,7 @@ class StudyCell:
             return {}
 
     def todo(self) -> list[str]:
-        """The stages that have to run: an evaluated cell needs nothing, not even its checkpoint."""
+        """The stages still to run: an evaluated run needs nothing, not even its checkpoint."""
         if self.record("evaluate"):
             return []
         return ["evaluate"] if self.record("train") else list(STAGES)
@@ -128,9 +128,9 @@ class Study:
     """A checked study, bound to its output folder.
 
     Attributes:
-        out: the folder that holds everything.
-        objectives: names, in the order in which they run and are reported.
-        settings: what they share.
+        out: the output folder.
+        objectives: names, in the order of running and reporting.
+        settings: shared by all objectives.
         data_dir: a folder in the layout of the Medical Segmentation Decathlon; None for the embedded task.
     """
 
@@ -148,18 +148,18 @@ class Study:
         data_dir: Path | None = None,
         progress: bool = True,
     ) -> Study:
-        """Check everything that can be wrong, before anything is written.
+        """Check all arguments and the data before anything is written.
 
         Args:
             out: output folder: new, empty, or of the same study, which is then resumed.
             objectives: names, as of :func:`monai_surrogates.losses.loss_class`.
-            settings: what the objectives share.
+            settings: shared by all objectives.
             data_dir: a Decathlon folder; None for the embedded task.
             progress: show a bar while the data is checked.
 
         Raises:
             StudyError: an unknown objective, impossible settings, or an output folder of something else.
-            DataError: the data is not what its dataset.json says, or too little of it.
+            DataError: the data contradicts its dataset.json, or has too few images.
         """
         study = cls(_absolute(out), tuple(objectives), settings, None if data_dir is None else _absolute(data_dir))
         study._check_arguments()
@@ -172,28 +172,28 @@ class Study:
 
     @property
     def task_dir(self) -> Path:
-        """The data: what was given, or the embedded task inside the output folder."""
+        """The folder of the data: the one given, or the embedded task inside the output folder."""
         return self.data_dir or self.out / "task"
 
     @property
-    def cells(self) -> list[StudyCell]:
-        """All objectives on the first fold, then on the next."""
+    def runs(self) -> list[StudyRun]:
+        """One run per objective and fold: all objectives on the first fold, then on the next."""
         return [
-            StudyCell(name, fold, self.out / "cells" / name / f"fold{fold}")
+            StudyRun(name, fold, self.out / "cells" / name / f"fold{fold}")
             for fold in range(self.settings.run_folds)
             for name in self.objectives
         ]
 
     def with_earlier_objectives(self) -> Study:
-        """The same study with the objectives that its folder has finished already, in the table's order."""
+        """The same study, with the further objectives already finished in its folder, in the order of the table of names."""
         begun = tuple(name for name in objective_names() if (self.out / "cells" / name).is_dir())
         everything = replace(self, objectives=begun)
-        done = {cell.objective for cell in everything.cells if not cell.todo()}
+        done = {run.objective for run in everything.runs if not run.todo()}
         earlier = [name for name in everything.objectives if name in done and name not in self.objectives]
         return replace(self, objectives=(*self.objectives, *earlier))
 
     def manifest(self) -> dict[str, Any]:
-        """What makes two studies the same; the objectives may differ, so that one can be added to a finished study."""
+        """The identity of a study, as JSON; without the objectives, so that one can be added to a finished study."""
         source: dict[str, Any] = {"data": "embedded"}
         if self.data_dir is not None:
             listing = (self.data_dir / "dataset.json").read_bytes()
@@ -202,10 +202,10 @@ class Study:
         return {"monai_surrogates": __version__, **source, **settings}
 
     def open(self) -> None:
-        """Make the folder this study's own, and write the embedded task into it if that is the data.
+        """Write the manifest into the output folder, and the embedded task if that is the data.
 
         Raises:
-            StudyError: the folder has become another study's since :meth:`prepare`.
+            StudyError: another study has taken the folder since :meth:`prepare`.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         self._check_out()

@@ -1,4 +1,4 @@
-"""What people would rather look at: the distribution per objective, and one case side by side."""
+"""Plots of a study: the distribution of scores per objective, and one image with all predictions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from monai_surrogates import data
 from monai_surrogates.data.files import write_atomically
 from monai_surrogates.data.nifti import read_labels
-from monai_surrogates.study.plan import Study, StudyCell
-from monai_surrogates.study.scores import image_name, prediction_file
+from monai_surrogates.study.plan import Study, StudyRun
+from monai_surrogates.study.summary import image_name, prediction_file
 
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#ffd23f", "#ee4266"
 
 
 def plot_per_image(means: pd.DataFrame, objectives: list[str], path: Path) -> None:
-    """One dot per image and a box per objective, Dice beside IoU, from :func:`~monai_surrogates.study.scores.image_means`."""
+    """One dot per image and a box per objective, Dice beside IoU, from :func:`~monai_surrogates.study.summary.image_means`."""
     figure = Figure(figsize=(11, 0.7 * len(objectives) + 1.6), layout="constrained")
     for axes, score, name in zip(figure.subplots(1, 2, sharey=True), ("dice", "iou"), ("Dice", "IoU"), strict=True):
         values = [means.loc[means["objective"] == o, score].dropna().to_numpy() for o in objectives]
@@ -37,36 +37,36 @@ def plot_per_image(means: pd.DataFrame, objectives: list[str], path: Path) -> No
     _save(figure, path)
 
 
-def plot_case(study: Study, cells: list[StudyCell], means: pd.DataFrame, path: Path) -> bool:
-    """Reference and predictions of one image, the one whose mean Dice is the median, in its slice of most reference.
+def plot_case(study: Study, runs: list[StudyRun], means: pd.DataFrame, path: Path) -> bool:
+    """Reference and predictions of the image of median Dice, in the slice with the largest reference.
 
     Returns:
-        Whether there was such an image: none has a score if no reference of the fold holds foreground.
+        False if there is no such image, because no reference of the fold holds foreground.
     """
-    case = _median_case(study, cells, means)
+    case = _median_case(study, runs, means)
     if case is None:
         return False
     item, dice = case
     image, reference = _volume(item["image"]), read_labels(item["label"])
     slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
     background = image[:, :, slice_, 0]
-    figure = Figure(figsize=(2.6 * (len(cells) + 2), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(cells) + 2)
+    figure = Figure(figsize=(2.6 * (len(runs) + 2), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(runs) + 2)
     _panel(panels[0], background, "image")
     _panel(panels[1], background, "reference", (reference[..., slice_], REFERENCE_COLOUR))
-    for axes, cell in zip(panels[2:], cells, strict=True):
-        prediction = read_labels(prediction_file(cell, item["image"]))
+    for axes, run in zip(panels[2:], runs, strict=True):
+        prediction = read_labels(prediction_file(run, item["image"]))
         outlines = ((prediction[..., slice_], PREDICTION_COLOUR), (reference[..., slice_], REFERENCE_COLOUR))
-        _panel(axes, background, f"{cell.objective}\nDice {dice[cell.objective]:.2f} (whole image)", *outlines)
+        _panel(axes, background, f"{run.objective}\nDice {dice[run.objective]:.2f} (whole image)", *outlines)
     figure.suptitle(f"{image_name(item['image'])}, slice {slice_}: reference yellow, prediction red")
     _save(figure, path)
     return True
 
 
 def _median_case(
-    study: Study, cells: list[StudyCell], means: pd.DataFrame
+    study: Study, runs: list[StudyRun], means: pd.DataFrame
 ) -> tuple[dict[str, str], dict[str, float]] | None:
-    fold = cells[0].fold
+    fold = runs[0].fold
     items = data.split(study.task_dir, study.settings.folds, fold, study.settings.seed).evaluation
     by_name = {image_name(item["image"]): item for item in items}
     dice = means.dropna(subset=["dice"]).pivot(index="image", columns="objective", values="dice")

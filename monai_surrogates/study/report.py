@@ -15,26 +15,34 @@ from rich.table import Table
 
 from monai_surrogates.data.files import write_atomically
 from monai_surrogates.statistics import RESAMPLES
-from monai_surrogates.study import plots, scores
-from monai_surrogates.study.plan import Study, StudyCell
+from monai_surrogates.study import plots
+from monai_surrogates.study.plan import Study, StudyRun
+from monai_surrogates.study.summary import (
+    SMALL_SAMPLE,
+    best_constant_dice,
+    class_scores,
+    image_means,
+    score_run,
+    summarise,
+)
 
 
 def write_report(study: Study, console: Console) -> bool:
-    """Score the finished cells, write the files and print the table.
+    """Score the finished runs, write the files and print the table.
 
     Returns:
-        Whether every cell finished.
+        Whether every run finished.
     """
-    asked = study.cells
-    study = study.with_earlier_objectives()  # a run of fewer objectives must not drop what is finished
-    finished = [cell for cell in study.cells if not cell.todo()]
-    in_order = sorted(finished, key=lambda cell: study.objectives.index(cell.objective))
-    scored = [scores.score_cell(study, cell) for cell in in_order]
-    means = scores.image_means(scored)
+    asked = study.runs
+    study = study.with_earlier_objectives()  # fewer objectives must not drop finished ones from the report
+    finished = [run for run in study.runs if not run.todo()]
+    in_order = sorted(finished, key=lambda run: study.objectives.index(run.objective))
+    scored = [score_run(study, run) for run in in_order]
+    means = image_means(scored)
     summaries = [_summary(means, study, objective, finished) for objective in study.objectives]
-    baseline = scores.best_constant_dice(study, list(range(study.settings.run_folds)))
-    write_atomically(study.out / "per_image.csv", scores.class_scores(scored).to_csv(index=False))
-    jobs = max((cell.noted("train").get("jobs", 1) for cell in finished), default=1)
+    baseline = best_constant_dice(study, list(range(study.settings.run_folds)))
+    write_atomically(study.out / "per_image.csv", class_scores(scored).to_csv(index=False))
+    jobs = max((run.noted("train").get("jobs", 1) for run in finished), default=1)
     document = _document(study, summaries, baseline, jobs)
     write_atomically(study.out / "summary.json", json.dumps(document, indent=2, allow_nan=False) + "\n")
     _print_table(summaries, console)
@@ -43,18 +51,18 @@ def write_report(study: Study, console: Console) -> bool:
         console.print(f"s/epoch was measured with up to {jobs} trainings side by side.", highlight=False)
     if finished:
         _plot(study, finished, means, console)
-    return all(cell in finished for cell in asked)
+    return all(run in finished for run in asked)
 
 
-def _summary(means: pd.DataFrame, study: Study, objective: str, finished: list[StudyCell]) -> dict[str, Any]:
-    cells = [cell for cell in study.cells if cell.objective == objective]
-    dead = [cell for cell in cells if cell not in finished]
-    if dead:
-        logs = [str(cell.log(cell.todo()[0]).relative_to(study.out)) for cell in dead]
+def _summary(means: pd.DataFrame, study: Study, objective: str, finished: list[StudyRun]) -> dict[str, Any]:
+    runs = [run for run in study.runs if run.objective == objective]
+    unfinished = [run for run in runs if run not in finished]
+    if unfinished:
+        logs = [str(run.log(run.todo()[0]).relative_to(study.out)) for run in unfinished]
         return {"objective": objective, "status": "failed", "logs": logs}
-    noted = [cell.noted("train").get("seconds_per_epoch") for cell in cells]
+    noted = [run.noted("train").get("seconds_per_epoch") for run in runs]
     times = [seconds for seconds in noted if seconds is not None]
-    return scores.summarise(means, objective, sum(times) / len(times) if times else None)
+    return summarise(means, objective, sum(times) / len(times) if times else None)
 
 
 def _document(study: Study, summaries: list[dict[str, Any]], baseline: float | None, jobs: int) -> dict[str, Any]:
@@ -95,10 +103,10 @@ def _interval(score: dict[str, Any]) -> str:
 def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float | None, console: Console) -> None:
     if baseline is not None:
         console.print(f"Dice of an empty mask is 0, of one class everywhere {baseline:.3f}.", highlight=False)
-    images = min((s["dice"]["images"] for s in summaries if s["status"] == "finished"), default=scores.SMALL_SAMPLE)
-    if images < scores.SMALL_SAMPLE:
+    images = min((s["dice"]["images"] for s in summaries if s["status"] == "finished"), default=SMALL_SAMPLE)
+    if images < SMALL_SAMPLE:
         console.print(
-            f"The scores stand on {images} images: with fewer than {scores.SMALL_SAMPLE} the interval is too narrow.",
+            f"The scores stand on {images} images: with fewer than {SMALL_SAMPLE} the interval is too narrow.",
             highlight=False,
         )
     failed = [log for s in summaries if s["status"] == "failed" for log in s["logs"]]
@@ -111,11 +119,11 @@ def _print_notes(study: Study, summaries: list[dict[str, Any]], baseline: float 
     )
 
 
-def _plot(study: Study, finished: list[StudyCell], means: pd.DataFrame, console: Console) -> None:
-    shown = list(dict.fromkeys(cell.objective for cell in finished))
+def _plot(study: Study, finished: list[StudyRun], means: pd.DataFrame, console: Console) -> None:
+    shown = list(dict.fromkeys(run.objective for run in finished))
     plots.plot_per_image(means, shown, study.out / "per_image.png")
     names = "per_image.png"
-    first = [cell for cell in finished if cell.fold == finished[0].fold]
+    first = [run for run in finished if run.fold == finished[0].fold]
     if plots.plot_case(study, first, means, study.out / "case.png"):
         names += ", case.png"
     console.print(f"Plots in {study.out}: {names}", soft_wrap=True, highlight=False)

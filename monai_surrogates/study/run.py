@@ -1,4 +1,4 @@
-"""Run a study: every cell's stages, with progress and the time left, then the report."""
+"""Carry out a study: the stages of all runs, with progress and the time left, then the report."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from monai_surrogates.study.plan import LOCK, Study, StudyCell, StudyError
+from monai_surrogates.study.plan import LOCK, Study, StudyError, StudyRun
 from monai_surrogates.study.report import write_report
 from monai_surrogates.study.stage import StageRunner, why_it_died
 
-# Epochs that cost what an evaluation does, starting its process included: more in a quick study, fewer in a long one.
+# The duration of an evaluation in epochs, start of its process included: more in a quick study, fewer in a long one.
 EVALUATION = 10
 
 
 def run_study(study: Study, console: Console | None = None, jobs: int = 1) -> bool:
-    """Run what is not finished yet, then write the tables and the plots.
+    """Train and evaluate every run that is not finished, then write the tables and the plots.
 
-    A cell that dies is reported with the end of its log; the others go on. Finished cells are not run again.
+    A run that fails is reported with the end of its log; the others go on. Finished runs are not repeated.
 
     Args:
         study: from :meth:`~monai_surrogates.study.plan.Study.prepare`.
         console: where to print.
-        jobs: how many objectives to run at the same time; they share the machine's cores.
+        jobs: number of runs at the same time; they share the machine's cores.
 
     Returns:
-        Whether every cell finished.
+        Whether every run finished.
 
     Raises:
-        StudyError: another process runs this study.
+        StudyError: another process works on this study.
     """
     console = console or Console()
     with _only_one(study):
         study.open()
-        todo = [cell for cell in study.cells if cell.todo()]
-        finished = len(study.cells) - len(todo)
+        todo = [run for run in study.runs if run.todo()]
+        finished = len(study.runs) - len(todo)
         if finished:
-            console.print(f"Resuming {study.out}: {finished} of {len(study.cells)} runs are finished.", soft_wrap=True)
+            console.print(f"Resuming {study.out}: {finished} of {len(study.runs)} runs are finished.", soft_wrap=True)
         if todo:
-            _run_cells(study, todo, console, min(jobs, len(todo)))
+            _run_all(study, todo, console, min(jobs, len(todo)))
         return write_report(study, console)
 
 
@@ -71,7 +71,7 @@ def _only_one(study: Study) -> Iterator[None]:
         lock.release()
 
 
-def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int) -> None:
+def _run_all(study: Study, todo: list[StudyRun], console: Console, jobs: int) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -80,12 +80,12 @@ def _run_cells(study: Study, todo: list[StudyCell], console: Console, jobs: int)
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    total = sum(_cost(study, stage) for cell in todo for stage in cell.todo())
+    total = sum(_cost(study, stage) for run in todo for stage in run.todo())
     runner = StageRunner(study, jobs)
     progress = Progress(*columns, console=console, speed_estimate_period=math.inf)
     with progress, ThreadPoolExecutor(jobs) as pool:
         bar = progress.add_task(f"{len(todo)} runs", total=total)
-        futures = [pool.submit(_run_cell, runner, cell, progress, bar) for cell in todo]
+        futures = [pool.submit(_run_stages, runner, run, progress, bar) for run in todo]
         try:
             for future in futures:
                 future.result()
@@ -101,29 +101,29 @@ def _cost(study: Study, stage: str) -> int:
     return study.settings.epochs if stage == "train" else EVALUATION
 
 
-def _run_cell(runner: StageRunner, cell: StudyCell, progress: Progress, bar: TaskID) -> None:
-    console, waiting = progress.console, cell.todo()
+def _run_stages(runner: StageRunner, run: StudyRun, progress: Progress, bar: TaskID) -> None:
+    console, waiting = progress.console, run.todo()
     while waiting:
         stage, started = waiting.pop(0), time.monotonic()
         advance = _advance_by_share(progress, bar, _cost(runner.study, stage))
-        code = runner.run(cell, stage, advance)
+        code = runner.execute(run, stage, advance)
         if runner.stopped:
             return
         advance(1.0)
-        took = f"{cell.objective}, fold {cell.fold}: {stage} took {time.monotonic() - started:.0f} s"
+        took = f"{run.objective}, fold {run.fold}: {stage} took {time.monotonic() - started:.0f} s"
         if code != 0:
             progress.advance(bar, sum(_cost(runner.study, skipped) for skipped in waiting))
             console.print(
-                f"[red]{took} and failed[/red]; the end of {cell.log(stage)}:", highlight=False, soft_wrap=True
+                f"[red]{took} and failed[/red]; the end of {run.log(stage)}:", highlight=False, soft_wrap=True
             )
-            console.print(why_it_died(cell.log(stage), code), markup=False, highlight=False, soft_wrap=True)
+            console.print(why_it_died(run.log(stage), code), markup=False, highlight=False, soft_wrap=True)
             return
         left = progress.tasks[bar].time_remaining
         console.print(f"{took}; about {timedelta(seconds=left)} left" if left else took, highlight=False)
 
 
 def _advance_by_share(progress: Progress, bar: TaskID, cost: int) -> Callable[[float], None]:
-    """Moves the bar on when a stage tells its finished share."""
+    """A function that advances the bar to the finished share of a stage."""
     done = 0.0
 
     def advance(share: float) -> None:

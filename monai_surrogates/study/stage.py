@@ -1,4 +1,4 @@
-"""One stage of a cell: training or evaluation, by MONAI's bundle engine in a process of its own."""
+"""One stage of a run: training or evaluation, by MONAI's bundle engine in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pathlib import Path
 from statistics import median
 
 import monai_surrogates
-from monai_surrogates.study.plan import Study, StudyCell
+from monai_surrogates.study.plan import Study, StudyRun
 
 BUNDLE = Path(monai_surrogates.__file__).parent / "bundle"
 
 _ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-# Lines of StatsHandler: how far a training is, and the seconds that an epoch trained, without validation.
+# Lines of StatsHandler: the iteration, and the seconds of training in an epoch, without validation.
 _ITERATION = re.compile(r"Epoch: (\d+)/(\d+), Iter: (\d+)/(\d+)")
 _EPOCH = re.compile(r"State values: times: \{'EPOCH_COMPLETED': ([^,}]+)")
 
 
-def command(study: Study, cell: StudyCell, stage: str) -> list[str]:
-    """The command line of a stage: the shipped bundle, with overrides only."""
+def command(study: Study, run: StudyRun, stage: str) -> list[str]:
+    """The command line of a stage: the shipped bundle with overrides."""
     configs = [BUNDLE / "configs" / "train.yaml"]
     if stage == "evaluate":
         configs.append(BUNDLE / "configs" / "evaluate.yaml")
@@ -38,11 +38,11 @@ def command(study: Study, cell: StudyCell, stage: str) -> list[str]:
     overrides = {
         "bundle_root": str(BUNDLE),
         "dataset_dir": str(study.task_dir),
-        "output_dir": str(cell.folder / "eval"),
-        "ckpt_dir": str(cell.folder / "models"),
-        "class_counts_file": str(study.out / f"class_counts_fold{cell.fold}.json"),
-        "objective": cell.objective,
-        "fold": cell.fold,
+        "output_dir": str(run.folder / "eval"),
+        "ckpt_dir": str(run.folder / "models"),
+        "class_counts_file": str(study.out / f"class_counts_fold{run.fold}.json"),
+        "objective": run.objective,
+        "fold": run.fold,
         "split_seed": study.settings.seed,
         **shared,
     }
@@ -67,12 +67,12 @@ class StageRunner:
 
     Args:
         study: the study.
-        jobs: how many stages share the machine.
+        jobs: number of stages that share the machine.
     """
 
     def __init__(self, study: Study, jobs: int = 1) -> None:
         self.study, self.jobs = study, jobs
-        # Threads that spin while they wait make training several times slower as soon as anything else runs.
+        # Threads that spin while waiting make training several times slower beside any other process.
         threads = max(1, (os.cpu_count() or 1) // jobs)
         self._environment = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads), **os.environ}
         self._processes: set[subprocess.Popen[str]] = set()
@@ -83,32 +83,32 @@ class StageRunner:
         """Whether :meth:`stop` was called."""
         return self._stopped.is_set()
 
-    def run(self, cell: StudyCell, stage: str, on_progress: Callable[[float], None]) -> int:
-        """Run one stage and keep what it prints.
+    def execute(self, run: StudyRun, stage: str, on_progress: Callable[[float], None]) -> int:
+        """Run one stage and keep its output.
 
         Args:
-            cell: the objective and fold.
+            run: objective and fold.
             stage: ``"train"`` or ``"evaluate"``.
-            on_progress: told the finished share, above 0 to 1, of a training.
+            on_progress: called with the finished share of a training, above 0 and up to 1.
 
         Returns:
             The process's exit code: 0 if the stage finished; if not, its log says why.
         """
-        if stage == "train" and cell.folder.exists():
-            shutil.rmtree(cell.folder)  # what a killed training left behind
-        cell.folder.mkdir(parents=True, exist_ok=True)
+        if stage == "train" and run.folder.exists():
+            shutil.rmtree(run.folder)  # the remains of a killed training
+        run.folder.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        words = command(self.study, cell, stage)
-        with cell.log(stage).open("w", encoding="utf-8") as log:
+        words = command(self.study, run, stage)
+        with run.log(stage).open("w", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(words)}\n")
             log.flush()
             code = self._follow(words, log.write, on_progress)
         if code == 0 and not self.stopped:
-            cell.finish(stage, time.monotonic() - started, self.jobs, seconds_per_epoch(cell.log(stage)))
+            run.finish(stage, time.monotonic() - started, self.jobs, seconds_per_epoch(run.log(stage)))
         return code
 
     def stop(self) -> None:
-        """End all stages; what they have not finished runs again in the next study."""
+        """End all stages; the unfinished ones run again when the study is resumed."""
         self._stopped.set()
         for process in list(self._processes):
             process.kill()
@@ -137,13 +137,13 @@ class StageRunner:
 
 
 def seconds_per_epoch(log: Path) -> float | None:
-    """Median over the epochs of the time that training took, without validation; None in the log of an evaluation."""
+    """Median over the epochs of the seconds of training, without validation; None for the log of an evaluation."""
     seconds = [float(found) for found in _EPOCH.findall(log.read_text(encoding="utf-8", errors="replace"))]
     return median(seconds) if seconds else None
 
 
 def why_it_died(log: Path, code: int, count: int = 8) -> str:
-    """The exit code, the first error that a log names (the cause of those after it), and its last lines."""
+    """The exit code, the first error in a log (the cause of later ones), and its last lines."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     causes = [line for line in lines if _ERROR.match(line)][:1]

@@ -17,12 +17,12 @@ from tests.processes import run_module
 # What makes a run small; the network halves each axis three times.
 PATCH = [16, 16, 8]
 SMALL = {"patch_size": PATCH, "folds": 3, "num_workers": 0, "val_interval": 1}
-# How near the logged losses of two processes are: they have four decimals, and training widens what threads round otherwise.
+# Tolerance of the logged losses of two processes: they have four decimals, and training amplifies the rounding of threads.
 LOGGED = 2e-4
 
 
 def as_arguments(**overrides: Any) -> list[str]:
-    """Overrides as they stand on the command line, --name value."""
+    """Overrides as on the command line, --name value."""
     return [word for name, value in overrides.items() for word in (f"--{name}", str(value).replace(" ", ""))]
 
 
@@ -49,7 +49,7 @@ def run_bundle(cwd: Path, *args: str, check: bool = True, anew: bool = False) ->
 
 
 def logged(name: str, stdout: str) -> list[float]:
-    """Every value that the log gives for a name, such as train_loss (one per iteration) or val_dice (one per epoch)."""
+    """Every value of a name in the log, such as train_loss (one per iteration) or val_dice (one per epoch)."""
     return [float(value) for value in re.findall(rf" -- (?:.* )?{name}: (\S+)", stdout)]
 
 

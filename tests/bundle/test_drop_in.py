@@ -71,9 +71,9 @@ BLOCKS = {
     ),
 }
 
-# what a loss has no use for, of the arguments above
+# the arguments above that a loss does not use
 LAMBDAS = {"lambda_dice", "lambda_ce"}
-OF_COUNTS = {"squared_pred", "alpha", "beta"}  # and smooth_nr, smooth_dr, of which the blocks ask for nothing
+OF_COUNTS = {"squared_pred", "alpha", "beta"}  # and smooth_nr, smooth_dr, which are harmless in the blocks
 FOREIGN = {
     "SoftDiceLoss": {*LAMBDAS, "alpha", "beta"},
     "SoftJaccardLoss": {*LAMBDAS, "alpha", "beta"},
@@ -95,7 +95,7 @@ def unused(target, block):
     names = FOREIGN[target] & block.keys()
     if block.get("lambda_dice") == 1:
         names -= {"lambda_dice"}
-    # Excluding the background tells cross-entropy how to read the weights, and nothing else.
+    # Excluding the background only changes the reading of the weights in cross-entropy.
     if (
         target in ("PlainCELoss", "WeightedCELoss")
         and "weight" not in block
@@ -120,10 +120,10 @@ def training_step(loss, classes, label_map):
 
 
 @pytest.mark.parametrize(("kind", "target"), [(k, t) for k, (_, _, targets) in BLOCKS.items() for t in targets])
-def test_a_zoo_block_switched_by_its_target_trains_and_names_what_it_does_not_use(kind, target):
+def test_a_zoo_block_switched_by_its_target_trains_and_names_unused_arguments(kind, target):
     block, classes, _ = BLOCKS[kind]
     parser = ConfigParser({"loss": dict(block)})
-    parser.update({"loss#_target_": f"monai_surrogates.losses.{target}"})  # what --loss#_target_ does
+    parser.update({"loss#_target_": f"monai_surrogates.losses.{target}"})  # as --loss#_target_
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loss = parser.get_parsed_content("loss")
@@ -131,7 +131,7 @@ def test_a_zoo_block_switched_by_its_target_trains_and_names_what_it_does_not_us
     assert type(loss).__name__ == target
     names = ", ".join(sorted(unused(target, block)))
     messages = [str(w.message) for w in caught]
-    if target in SCHEDULED:  # here nobody tells it the epoch
+    if target in SCHEDULED:  # here without an epoch
         assert "stays with cross_entropy" in messages.pop()
     assert messages == ([f"{target} has no use for {names}: not used."] if names else [])
 

@@ -1,4 +1,4 @@
-"""What the training labels decide: class weights and structure volumes, chosen by config and counted once."""
+"""Class weights and structure volumes from the training labels, chosen by config and counted once."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_the_labels_are_counted_once_for_both_and_again_after_a_change(
     assert np.array(stored["class_counts"]).tolist() == voxels_per_image(own_task, fold=1).tolist()
 
 
-def test_the_count_is_kept_where_the_config_says(bundle: Path, task: Path, tmp_path: Path) -> None:
+def test_the_counts_are_saved_where_the_config_says(bundle: Path, task: Path, tmp_path: Path) -> None:
     file = tmp_path / "elsewhere" / "counts.json"
     built_loss(bundle, task, **WEIGHTED, class_counts_file=str(file))
     assert file.is_file()

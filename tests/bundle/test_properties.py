@@ -56,7 +56,7 @@ def test_monai_finds_every_property_of_the_workflow(name: str, bundle: Path, tas
     assert missing == []
 
 
-def test_properties_hold_what_tools_expect_of_them(bundle: Path, task: Path) -> None:
+def test_properties_hold_the_values_that_tools_expect(bundle: Path, task: Path) -> None:
     workflow = open_workflow(bundle, "train", dataset_dir=str(task), epochs=7, **{**SMALL, "val_interval": 3})
     assert workflow.bundle_root == str(bundle)
     assert workflow.dataset_dir == str(task)
@@ -164,7 +164,7 @@ def test_metadata_versions_are_ours(shipped: Path) -> None:
     assert meta["required_packages_version"]["monai-surrogates"] == release
 
 
-def test_metadata_pins_what_the_tests_run_with(shipped: Path) -> None:
+def test_metadata_pins_the_versions_of_the_tests(shipped: Path) -> None:
     pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", CONSTRAINTS.read_text(encoding="utf-8"), flags=re.MULTILINE))
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     meta = metadata(shipped)
@@ -191,7 +191,7 @@ def test_training_and_inference_build_the_same_network_on_the_same_preprocessing
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
-def test_network_takes_and_gives_what_metadata_says(config: str, shipped: Path, task: Path) -> None:
+def test_network_has_the_inputs_and_outputs_of_the_metadata(config: str, shipped: Path, task: Path) -> None:
     configs = shipped / "configs"
     verify_net_in_out(
         "network_def",
@@ -254,7 +254,7 @@ def test_unknown_objective_stops_before_any_data_is_read(bundle: Path, tmp_path:
         ),
     ],
 )
-def test_context_that_cannot_be_stops_before_training(
+def test_impossible_context_stops_before_training(
     overrides: dict[str, Any], match: str, bundle: Path, task: Path
 ) -> None:
     with pytest.raises(RuntimeError) as failure:

@@ -1,4 +1,4 @@
-"""From training to masks on disk: what is written is what was scored, on the grid of the input."""
+"""From training to masks on disk: the written masks are the scored ones, on the grid of the input."""
 
 from __future__ import annotations
 

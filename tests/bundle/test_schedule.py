@@ -48,7 +48,7 @@ WAYS = {
 
 @slow
 @pytest.mark.parametrize("way", WAYS)
-def test_way_reaches_a_schedule(way: str, new_bundle: Callable[[], Path], task: Path) -> None:
+def test_each_way_of_switching_reaches_a_schedule(way: str, new_bundle: Callable[[], Path], task: Path) -> None:
     root = new_bundle()
     done = run_bundle(root, *WAYS[way](SCHEDULE), *as_arguments(dataset_dir=task, epochs=2, **SMALL))
     losses = logged("train_loss", done.stdout)
@@ -121,7 +121,7 @@ def test_the_overlay_of_a_schedule_of_ones_own(bundle: Path, task: Path) -> None
         ),
     ],
 )
-def test_a_schedule_that_cannot_be_stops_before_training(
+def test_an_impossible_schedule_stops_before_training(
     changes: dict[str, Any], message: str, bundle: Path, task: Path
 ) -> None:
     with pytest.raises(RuntimeError) as failure:
@@ -158,7 +158,7 @@ def text_of(file: Path) -> str:
 # The switch comes after 3 epochs of 6, and the ramp takes 2: the kill falls into the middle of it.
 @slow
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_training_that_was_killed_goes_on_with_the_same_losses(
+def test_a_killed_training_resumes_with_the_same_losses(
     num_workers: int, new_bundle: Callable[[], Path], task: Path
 ) -> None:
     settings = {**SMALL, "num_workers": num_workers, "objective": SCHEDULE, "epochs": 6, "loss#ramp": 2}

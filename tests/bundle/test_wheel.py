@@ -1,4 +1,4 @@
-"""What pip installs is what the source tree holds."""
+"""The wheel holds the source tree's files, and no others."""
 
 from __future__ import annotations
 

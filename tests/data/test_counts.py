@@ -214,7 +214,7 @@ def test_counts_and_volumes_come_from_one_pass(tmp_path, lesions, monkeypatch, o
 
 
 @pytest.mark.parametrize("wrong", [{"items": []}, {"num_classes": 2}], ids=str)
-def test_volumes_refuse_what_counts_refuse(lesions, wrong):
+def test_volumes_refuse_the_same_input_as_counts(lesions, wrong):
     with pytest.raises(DataError) as of_counts:
         class_counts(**{"items": lesions, "num_classes": 4, **wrong})
     with pytest.raises(DataError) as of_volumes:

@@ -29,7 +29,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize(("content", "expected"), [("Δ = ½\n", "Δ = ½\n".encode()), (b"\x89PNG\r\n", b"\x89PNG\r\n")])
-def test_text_and_bytes_replace_what_was_there_and_folders_are_made(tmp_path, content, expected):
+def test_text_and_bytes_replace_a_file_and_folders_are_made(tmp_path, content, expected):
     path = tmp_path / "deep" / "folder" / "file"
     for before in ("longer than what comes after it", content):
         write_atomically(path, before)
@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_replaced_or_encoded_leaves_nothing_beside_it(tmp_path):
+def test_a_failed_write_leaves_no_temporary_file(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError):
         write_atomically(tmp_path / "folder", "text")

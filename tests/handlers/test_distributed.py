@@ -39,7 +39,7 @@ def make_handlers(**arguments):
 
 
 def run(names, first, handlers=None):
-    """An engine that scores one image per iteration; without one, what happens at the end of its epoch."""
+    """An engine that scores one image per iteration; without images the start and end of an epoch."""
     engine = Engine(lambda engine, batch: ([batch[0]], [batch[1]]))
     handlers = handlers or make_handlers()
     for name, handler in handlers.items():

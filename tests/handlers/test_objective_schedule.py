@@ -1,4 +1,4 @@
-"""The handler tells a schedule the epoch, and everybody else what is trained."""
+"""The handler gives a schedule its epoch, and the logs the weights of the objectives."""
 
 import logging
 import warnings
@@ -127,7 +127,7 @@ def test_half_way_comes_from_max_epochs():
     assert values[3:] == [values[3]] * 3
 
 
-def test_an_engine_that_resumes_goes_on_in_the_middle_of_the_schedule():
+def test_a_resumed_engine_continues_in_the_middle_of_the_schedule():
     whole, _ = run(ScheduledLoss(SCHEDULE, ramp=2, **FLAGS), 6)
     loss, values = ScheduledLoss(SCHEDULE, ramp=2, **FLAGS), []
     engine = engine_of(loss, values)
@@ -244,7 +244,7 @@ def test_half_way_of_an_unknown_number_of_epochs_is_refused_before_training():
         assert len(values) == runs
 
 
-def test_a_schedule_that_fits_warns_of_nothing():
+def test_a_schedule_that_fits_does_not_warn():
     run(ScheduledLoss(SCHEDULE, ramp=2, **FLAGS), 5)
     run(ScheduledLoss({0: "soft_dice"}, ramp=9, **FLAGS), 1)
 
@@ -315,7 +315,7 @@ def test_a_loss_that_is_no_module_is_refused():
         ObjectiveSchedule("lovasz_softmax")
 
 
-def test_a_switch_that_comes_with_a_loaded_state_is_looked_at_too():
+def test_a_switch_in_a_loaded_state_is_checked_against_the_length_too():
     long, short = (CrossEntropyToSoftDiceLoss(softmax=True, to_onehot_y=True) for _ in range(2))
     long.set_length(12)
     engine = Engine(lambda engine, batch: 0.0)

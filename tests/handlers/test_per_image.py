@@ -260,7 +260,7 @@ def test_usage_chooses_when_a_score_is_computed():
     assert seen == pytest.approx([2 / 3, 1 / 2])
 
 
-def test_an_epoch_goes_on_from_the_state_that_a_checkpoint_holds(tmp_path):
+def test_an_epoch_continues_from_the_state_of_a_checkpoint(tmp_path):
     first, second = foreground("iou"), foreground("iou")
     first.update(pair("half", "perfect"))
     torch.save(first.state_dict(), tmp_path / "state.pt")
@@ -336,7 +336,7 @@ def test_a_summary_of_an_unknown_score_is_refused():
         PerImageSummary(score="hausdorff")
 
 
-# No score to give
+# Undefined scores
 
 
 @pytest.mark.parametrize("name", HANDLERS)
@@ -386,7 +386,7 @@ def test_a_bad_output_ends_the_run_with_its_sentence_and_the_scores_so_far_stay(
     assert handler.compute() == pytest.approx(5 / 6)
 
 
-def test_a_label_map_without_num_classes_says_what_is_missing():
+def test_a_label_map_without_num_classes_names_the_argument():
     engine = Engine(lambda engine, batch: batch)
     PerImageDice().attach(engine, "dice")
     prediction, reference = pair("half")

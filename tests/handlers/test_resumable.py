@@ -267,7 +267,7 @@ def engine_at(path, resume=False, limit=None, objects=None, interval=1):
 @pytest.mark.parametrize(
     ("then", "last"), [({"max_epochs": 5}, 10), ({"max_iters": 10}, 10), ({"max_iters": 7}, 7)], ids=str
 )
-def test_the_new_run_says_how_long_it_goes_on(tmp_path, first, then, last):
+def test_the_new_run_decides_the_length(tmp_path, first, then, last):
     engine_at(tmp_path / "last.pt", limit=first)
     assert engine_at(tmp_path / "last.pt", resume=True, limit=then) == list(range(5, last + 1))
 

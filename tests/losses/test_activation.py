@@ -1,4 +1,4 @@
-"""``other_act`` sees what it sees in MONAI, and probabilities are what they promise to be."""
+"""``other_act`` gets the same input as in MONAI, and promised probabilities are checked."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ with_every_activation = pytest.mark.parametrize("act", ACTIVATIONS.values(), ids
 @of_overlap
 @in_2d_and_3d
 @with_every_activation
-def test_other_act_sees_what_it_sees_in_monai(ours, theirs, own, shape, act):
+def test_other_act_gets_the_same_input_as_in_monai(ours, theirs, own, shape, act):
     arguments = {"to_onehot_y": True, "other_act": act, **own}
     assert_same(ours(**arguments), theirs(**arguments), *random_batch(2, shape, 3, torch.float64))
 
@@ -54,7 +54,7 @@ def test_lovasz_takes_the_distance_to_the_reference_for_any_activation():
     torch.testing.assert_close(labels(x, y), masks(x, one_hot_y))
 
 
-def test_other_act_never_sees_what_the_network_says_of_ignored_voxels():
+def test_other_act_never_gets_the_output_at_ignored_voxels():
     x, y = random_batch(3, (4, 6), 3, torch.float64)
     y[..., 4:], x[..., 4:] = 9, torch.inf
     loss = SoftDiceLoss(to_onehot_y=True, other_act=lambda z: z.softmax(1), ignore_index=9)

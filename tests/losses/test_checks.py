@@ -96,7 +96,7 @@ def test_check_labels_checks_at_every_call_on_any_device():
     ],
     ids=["weight", "counts", "classes", "compound"],
 )
-def test_what_does_not_fit_the_network_is_found_without_a_batch(loss, match):
+def test_arguments_that_do_not_fit_the_network_are_found_without_a_batch(loss, match):
     with pytest.raises(ValueError, match=match):
         check_channels(loss, 3)
 

@@ -10,7 +10,7 @@ from tests.losses.test_against_monai import random_batch
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
-def test_classes_choose_what_enters_the_mean(cls):
+def test_classes_choose_the_terms_of_the_mean(cls):
     x = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(1))
     y = torch.tensor([[[0, 0, 1, 1, 3, 0]], [[0, 0, 0, 0, 0, 0]]])
     flags = {"softmax": True, "to_onehot_y": True}

@@ -76,7 +76,7 @@ torch.testing.assert_close(*(torch.autograd.grad(f, x)[0] for f in (compiled, lo
 
 
 @pytest.mark.slow
-def test_what_a_process_with_wider_instructions_left_in_the_cache_is_not_run(tmp_path):
+def test_code_of_wider_instructions_in_the_cache_is_not_run(tmp_path):
     for capability in ({}, {"ATEN_CPU_CAPABILITY": "default"}):  # the processor's own, then plain x86-64
         environment = {k: v for k, v in os.environ.items() if k != "ATEN_CPU_CAPABILITY"} | capability
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path)

@@ -166,7 +166,7 @@ def test_empty_item_smoothed_below_alone_is_lost(cls):
     assert loss_and_slope(cls(classes="present", **BY_VOLUME)) == (0, 0)
 
 
-def test_false_positives_that_cost_nothing_cost_nothing_here_either():
+def test_an_empty_item_costs_nothing_if_false_positives_have_weight_0():
     assert loss_and_slope(SoftTverskyLoss(alpha=0, beta=1, **BY_VOLUME)) == (0, 0)
 
 

@@ -30,7 +30,7 @@ def test_one_warning_names_every_argument_without_a_use(weight):
     assert ("include_background" in str(caught[0].message)) == (weight is None)
 
 
-def test_a_compound_speaks_for_its_parts():
+def test_a_compound_warns_for_its_parts():
     with pytest.warns(UserWarning, match="SoftDiceCELoss has no use for alpha, jaccard: not used") as caught:
         SoftDiceCELoss(**SOFTMAX, include_background=False, alpha=1, jaccard=True)
     assert len(caught) == 1
@@ -60,7 +60,7 @@ def test_hinge_has_no_use_for_bins():
         LovaszHingeLoss(bins=64)
 
 
-# what MONAI's blocks hold at its defaults, and what asks for nothing
+# arguments of MONAI's blocks at their defaults, and harmless values
 HARMLESS = {
     **{"jaccard": False, "squared_pred": False, "smooth_nr": 0, "smooth_dr": 1e-5, "batch": False, "soft_label": False},
     **{
@@ -77,7 +77,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_values_that_ask_for_nothing_are_not_named(name):
+def test_harmless_values_are_not_named(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for argument, value in HARMLESS.items():
@@ -109,7 +109,7 @@ def test_an_array_without_a_use_is_named_like_any_value(array):
         PlainCELoss(classes=array)
 
 
-def test_the_outermost_loss_speaks_for_all_it_builds():
+def test_the_outermost_loss_warns_for_all_that_it_builds():
     with pytest.warns(UserWarning, match="^SoftDiceCEToLovaszSoftmaxLoss has no use for alpha, jaccard: not") as caught:
         make_loss("soft_dice_ce_to_lovasz_softmax", **SOFTMAX, alpha=0.3, jaccard=True, lambda_ce=0.5, bins=64)
     assert len(caught) == 1

@@ -21,7 +21,7 @@ from tests.losses.test_against_monai import assert_same, random_batch, value_and
 
 
 def labels_and_crop(classes=3):
-    """A batch whose last two columns are to be removed: logits, labels of all of it, and the labels that stay."""
+    """A batch whose last two columns are to be removed: logits, all its labels, and the valid ones."""
     x, y = random_batch(3, (4, 6), classes, torch.float64)
     return x, y, y[..., :4]
 
@@ -57,7 +57,7 @@ def test_binary_cross_entropy_without_ignored_voxels_is_that_of_the_crop(form, p
     assert not grad[..., 4:].any()
 
 
-def test_binary_cross_entropy_of_what_is_left_is_torch_s():
+def test_binary_cross_entropy_of_the_valid_voxels_is_torch_s():
     x, y, y_left = labels_and_crop()
     y[..., 4:] = 255
     expected = F.binary_cross_entropy_with_logits(x[..., :4], one_hot(y_left, 3, dtype=torch.float64))
@@ -156,7 +156,7 @@ def test_integer_types_of_labels_neither_crash_nor_wrap_around(cls, dtype):
         torch.testing.assert_close(cls(**SOFTMAX, ignore_index=ignored)(x, y.to(dtype)), expected)
     if dtype == torch.uint8:
         wrapped = y.clone()
-        wrapped[0, 0, 0, 0] = 156  # what -100 is in uint8
+        wrapped[0, 0, 0, 0] = 156  # -100 in uint8
         with pytest.raises(ValueError, match="label 156"):
             cls(**SOFTMAX, ignore_index=-100)(x, wrapped.to(dtype))
 

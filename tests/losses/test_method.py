@@ -1,4 +1,4 @@
-"""``method`` and ``bins`` of Lovász-softmax: what is sorted, and what goes into bins."""
+"""``method`` and ``bins`` of Lovász-softmax: sorted or binned."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.losses.test_against_monai import random_batch
 
 
 def lovasz(images, *names, **arguments):
-    """The loss by each method, under a softmax unless told otherwise."""
+    """The loss by each method, under a softmax by default."""
     return [LovaszSoftmaxLoss(**{**SOFTMAX, **arguments}, method=name)(*images).item() for name in names]
 
 

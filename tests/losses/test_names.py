@@ -109,7 +109,7 @@ def test_weights_of_a_compound_s_foreground_reach_the_cross_entropy_beside_it():
         ("", "or two of them as A_to_B, but is ''"),
     ],
 )
-def test_a_name_that_is_none_is_one_sentence(name, match):
+def test_a_wrong_name_is_one_sentence(name, match):
     with pytest.raises(ValueError, match=match):
         loss_class(name)
 
@@ -201,7 +201,7 @@ def test_a_surrogate_is_added_by_one_class_and_one_row(monkeypatch):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_reads_what_it_declares_and_nothing_else(name):
+def test_a_loss_reads_its_declared_arguments_and_no_others(name):
     cls = loss_class(name)
     flags = {"sigmoid": True} if name == "lovasz_hinge" else {"softmax": True}
     for argument, (default, *_) in ARGUMENTS.items():
@@ -274,7 +274,7 @@ def test_positions_of_monai_s_losses_give_its_values():
         ),
     ],
 )
-def test_the_repr_shows_what_differs_from_the_defaults_in_one_line(name, arguments, shown):
+def test_the_repr_shows_settings_other_than_the_defaults_in_one_line(name, arguments, shown):
     assert repr(make_loss(name, **arguments)) == shown
 
 

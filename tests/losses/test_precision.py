@@ -30,12 +30,12 @@ def random_labels(classes, voxels, generator):
 
 
 def near_constant(classes, labels, generator):
-    """A network that says nearly the same everywhere: probabilities that round alike, and float32 sums that drift."""
+    """A network with nearly the same output everywhere: probabilities that round alike, and float32 sums that drift."""
     return torch.linspace(0.3, -5.2, classes)[:, None] + 1e-4 * torch.randn(classes, len(labels), generator=generator)
 
 
 def sure(gap, of_wrong):
-    """A network with a gap between the logits of the class that it says and the others, wrong in a share of the voxels."""
+    """A network with a gap between the logits of its predicted class and the others, wrong in a share of the voxels."""
 
     def logits(classes, labels, generator):
         wrong = torch.rand(len(labels), generator=generator) < of_wrong

@@ -106,7 +106,7 @@ class Counting(nn.Module):
         return input.sum() * 0 + self.value
 
 
-def test_an_objective_without_weight_is_not_computed():
+def test_an_objective_of_weight_0_is_not_computed():
     first, second = Counting(1.0), Counting(3.0)
     loss = ScheduledLoss({0: first, 2: second}, ramp=1)
     x, y = batch()
@@ -146,7 +146,7 @@ COUNTS = {"class_counts": [70, 20, 10], "class_weighting": "effective_number"}
 VOLUMES = {"smoothing": "structure_volume", "structure_volumes": [13.0, 4.0, 2.0]}
 
 
-def test_what_the_labels_decide_reaches_the_objectives_that_read_it():
+def test_counts_and_volumes_reach_the_objectives_that_read_them():
     x, y = batch()
     loss = ScheduledLoss(
         {0: "weighted_cross_entropy", 1: "soft_dice", 2: "lovasz_softmax", 3: "soft_jaccard"},
@@ -183,7 +183,7 @@ def test_a_smoothing_without_use_is_one_warning(objectives, arguments, unused):
     assert len(caught) == 1
 
 
-def test_context_that_no_objective_reads_warns_of_nothing():
+def test_context_that_no_objective_reads_does_not_warn():
     ScheduledLoss(CE_LOVASZ, **FLAGS, **COUNTS, structure_volumes=VOLUMES["structure_volumes"], smoothing=None)
     ScheduledLoss({0: SoftDiceLoss(**FLAGS)}, **COUNTS, structure_volumes=VOLUMES["structure_volumes"])
 
@@ -310,7 +310,7 @@ def test_an_argument_of_no_objective_warns_once_and_an_unknown_one_is_an_error()
         ),
     ],
 )
-def test_a_schedule_that_cannot_be_is_one_sentence(objectives, arguments, error, match):
+def test_an_impossible_schedule_is_one_sentence(objectives, arguments, error, match):
     with pytest.raises(error, match=match) as caught:
         ScheduledLoss(objectives, **{**FLAGS, **arguments})
     assert str(caught.value).count(". ") <= 1  # one sentence, and the suggestion
@@ -321,7 +321,7 @@ def test_a_ramp_as_long_as_its_interval_is_allowed(ramp):
     ScheduledLoss({0: "cross_entropy", 5: "soft_dice", 8: "soft_jaccard"}, ramp=ramp, **FLAGS)
 
 
-def test_what_a_later_objective_refuses_is_refused_at_the_first_batch():
+def test_errors_of_a_later_objective_come_with_the_first_batch():
     x, y = batch()
     with pytest.raises(ValueError, match="classes must lie in 0 to 2"):
         ScheduledLoss({0: "cross_entropy", 50: "soft_dice"}, **FLAGS, classes=[7])(x, y)
@@ -338,7 +338,7 @@ def test_a_negative_epoch_is_refused():
         ScheduledLoss(CE_LOVASZ, **FLAGS).set_epoch(-1)
 
 
-def test_training_without_anybody_who_tells_the_epoch_warns_once():
+def test_training_without_set_epoch_warns_once():
     x, y = batch(requires_grad=True)
     loss = ScheduledLoss(CE_LOVASZ, **FLAGS)
     with pytest.warns(
@@ -390,7 +390,7 @@ def test_the_epoch_is_in_the_state_and_comes_back_from_a_file():
 
 
 @pytest.mark.parametrize("twin", [lambda loss: pickle.loads(pickle.dumps(loss)), copy.deepcopy])
-def test_a_copy_stands_at_the_same_epoch(twin):
+def test_a_copy_has_the_same_epoch(twin):
     x, y = batch()
     loss = ScheduledLoss(CE_LOVASZ, ramp=3, **FLAGS)
     expected = value_at(loss, 51, x, y)
@@ -523,7 +523,7 @@ def test_a_length_that_does_not_hold_the_schedule_is_refused_and_changes_nothing
     assert repr(loss) == before
 
 
-# what the version before saved: the epoch and where the objectives begin, −1 where that was not known
+# states of the version before: the epoch and the first epochs of the objectives, −1 if unknown
 @pytest.mark.parametrize(
     ("loss", "state", "epoch", "starts"),
     [

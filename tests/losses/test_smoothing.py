@@ -75,7 +75,7 @@ def test_a_background_without_a_channel_is_not_read():
     assert two(x, masks) == three(x, masks)
 
 
-def test_a_structure_that_never_occurs_teaches_nothing():
+def test_a_structure_that_never_occurs_has_no_gradient():
     x, y = random_batch(8, (4, 5), 3, torch.float64)
     loss = SoftDiceLoss(to_onehot_y=True, **BY_VOLUME, structure_volumes=[7.0, 2.0, 0.0], reduction="none")
     p = x.softmax(1).requires_grad_()

@@ -143,7 +143,7 @@ def test_weight_goes_before_class_weighting(weight):
     assert given == alone
 
 
-def test_class_weighting_that_cannot_be_is_refused():
+def test_an_impossible_class_weighting_is_refused():
     with pytest.raises(ValueError, match="class_weighting='median_frequency' needs class_counts"):
         WeightedCELoss(class_weighting="median_frequency")
     for cls in (SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, WeightedCELoss, SoftDiceCELoss):

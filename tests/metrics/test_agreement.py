@@ -33,7 +33,7 @@ CASES = {
     "structures overlap": (2, {"masks": True}, [("1332", "3120")], (4 / 5, 2 / 3), (4 / 5, 2 / 3)),
 }
 
-# why a library says something else
+# reasons for other values of a library
 ABSENT_IN_BOTH = "Dice NaN, IoU -1"
 NO_RULE = "no rule, 0/0 is 0"
 REASONS = {
@@ -95,8 +95,8 @@ def numpy(case):
     labels = batch(case)[1][:, 0].numpy()
     scores = []
     for p, r, y in zip(prediction, target, labels, strict=True):
-        kept = y != settings.get("ignore_index", -1)
-        scores.append(reference.dice_and_iou_by_rule(p[kept], r[kept], settings.get("empty", "ignore")))
+        valid = y != settings.get("ignore_index", -1)
+        scores.append(reference.dice_and_iou_by_rule(p[valid], r[valid], settings.get("empty", "ignore")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of means without a value
         return tuple(np.nanmean(scores, axis=0))

@@ -24,7 +24,7 @@ def images(number):
 
 
 def results(metric):
-    """What a metric tells, plain enough for another process; None without an image."""
+    """The scores of a metric in plain numbers, for another process; None without an image."""
     if metric.get_buffer() is None:
         return None
     return metric.get_buffer(), len(metric), metric.aggregate(), metric.by_label()
@@ -46,7 +46,7 @@ def rank_main(rank, world_size, port, told):
                 metric(prediction[image : image + 1], target[image : image + 1])
             told[rank, shares, name] = results(metric)
             if rank == 0 and sum(shares):
-                results(metric)  # what was gathered is kept: no collective runs, or this rank would wait for ever
+                results(metric)  # gathered rows are cached: no collective runs, or this rank would wait for ever
             metric.reset()
             told[rank, shares, name, "after reset"] = results(metric)
     metric = PerImageDiceMetric()

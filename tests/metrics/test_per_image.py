@@ -262,7 +262,7 @@ def test_only_the_undefined_class_is_nan():
     assert metric.aggregate().tolist() == pytest.approx([1, math.nan, math.nan], nan_ok=True)
 
 
-# Bad input: each has its sentence, and what was collected stays
+# Bad input: each has its sentence, and the collected scores stay
 
 LABELS, MASKS = {"num_classes": 3}, {}
 
@@ -364,16 +364,16 @@ def test_monai_gives_the_same_with_ignored_labels(ignore_empty, include_backgrou
 
 @random_cases
 @given(case=label_maps(), data=st.data())
-def test_what_is_ignored_or_masked_scores_as_cropped(case, data):
+def test_ignored_or_masked_voxels_score_as_cropped(case, data):
     prediction, target, num_classes = case
-    kept = data.draw(arrays(np.bool_, target.shape))
-    marked = np.where(kept, target, 255)
+    valid = data.draw(arrays(np.bool_, target.shape))
+    marked = np.where(valid, target, 255)
     cells = [
         [reference.dice_and_iou(p[k] == c, r[k] == c) for c in range(num_classes)]
-        for p, r, k in zip(prediction, target, kept, strict=True)
+        for p, r, k in zip(prediction, target, valid, strict=True)
     ]
     expected = dict(zip(("dice", "iou"), np.array(cells, dtype=float).transpose(2, 0, 1), strict=True))
-    mask = torch.from_numpy(kept).unsqueeze(1)
+    mask = torch.from_numpy(valid).unsqueeze(1)
     for name, metric_class in METRICS.items():
         ignoring = metric_class(num_classes=num_classes, ignore_index=255)
         masked = metric_class(num_classes=num_classes)

@@ -36,7 +36,7 @@ def test_the_interval_covers_the_mean_of_symmetric_scores_about_as_often_as_it_s
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [0.7], [0.7, math.nan], [0.7, 0.7, 0.7]], ids=str)
-def test_where_there_is_no_interval_its_ends_are_nan(values):
+def test_the_ends_of_an_undefined_interval_are_nan(values):
     found = mean_interval(values)
     defined = [value for value in values if not math.isnan(value)]
     assert found.images == len(defined)
@@ -58,6 +58,6 @@ def test_an_interval_is_of_any_numbers_and_leaves_undefined_images_out(kind):
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
-def test_a_confidence_that_is_none_is_refused(confidence):
+def test_a_confidence_outside_0_to_1_is_refused(confidence):
     with pytest.raises(ValueError, match=f"confidence must lie between 0 and 1, but is {confidence}"):
         mean_interval([0.1, 0.2], confidence)

@@ -35,8 +35,8 @@ def recorder():
     return Console(file=io.StringIO(), width=120)
 
 
-def run(study):
-    """Whether the study succeeded, and what it printed."""
+def outcome_of(study):
+    """Whether the study succeeded, and its output."""
     console = recorder()
     return run_study(study, console, jobs=2), console.file.getvalue()
 
@@ -48,13 +48,13 @@ def summary_of(study):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, task):
     study = prepared(tmp_path_factory.mktemp("study") / "out", task, TINY)
-    succeeded, text = run(study)
+    succeeded, text = outcome_of(study)
     assert succeeded, text
     return study, text
 
 
 @pytest.mark.slow
-def test_what_is_printed_and_written(finished):
+def test_the_printed_table_and_the_written_files(finished):
     study, text = finished
     for word in (*OBJECTIVES, "Dice", "IoU", "s/epoch", "interval is too narrow", "per_image.csv", "summary.json"):
         assert word in text
@@ -80,18 +80,18 @@ def test_a_log_file_says_how_long_each_stage_took_and_how_long_the_rest_will_tak
 @pytest.mark.slow
 def test_the_time_of_an_epoch_is_the_median_that_tensorboard_shows_and_needs_no_checkpoint(finished):
     study, _ = finished
-    for cell in study.cells:
-        events = EventAccumulator(str(cell.folder / "eval")).Reload()
+    for run in study.runs:
+        events = EventAccumulator(str(run.folder / "eval")).Reload()
         seconds = [event.value for event in events.Scalars("seconds_per_epoch")]
         assert len(seconds) == study.settings.epochs
-        assert cell.noted("train")["seconds_per_epoch"] == pytest.approx(
+        assert run.noted("train")["seconds_per_epoch"] == pytest.approx(
             np.median(seconds), rel=1e-6
         )  # TensorBoard keeps float32
-    model = study.cells[0].folder / "models" / "model.pt"
+    model = study.runs[0].folder / "models" / "model.pt"
     kept = model.read_bytes()
     model.unlink()
     try:
-        assert run(study)[0]
+        assert outcome_of(study)[0]
         assert all(o["seconds_per_epoch"] > 0 for o in summary_of(study)["objectives"])
     finally:
         model.write_bytes(kept)
@@ -100,13 +100,13 @@ def test_the_time_of_an_epoch_is_the_median_that_tensorboard_shows_and_needs_no_
 @pytest.mark.slow
 def test_a_study_begun_by_the_version_before_shows_no_time_and_trains_nothing_again(finished):
     study, _ = finished
-    marker = study.cells[0].marker("train")
+    marker = study.runs[0].marker("train")
     kept = marker.read_bytes()
     before = json.loads(kept)
     del before["seconds_per_epoch"]
     marker.write_text(json.dumps(before))
     try:
-        succeeded, text = run(study)
+        succeeded, text = outcome_of(study)
         assert succeeded, text
         assert "took" not in text
         times = [o["seconds_per_epoch"] for o in summary_of(study)["objectives"]]
@@ -114,16 +114,16 @@ def test_a_study_begun_by_the_version_before_shows_no_time_and_trains_nothing_ag
         assert times[1] > 0
     finally:
         marker.write_bytes(kept)
-    assert run(study)[0]
+    assert outcome_of(study)[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"seconds": 1, "left": null}'])
 def test_a_damaged_marker_is_a_stage_to_run(tmp_path, tiny, text):
-    (cell,) = prepared(tmp_path / "out", None, tiny, ("soft_dice",)).cells
-    cell.folder.mkdir(parents=True)
-    cell.marker("train").write_text(text)
-    assert cell.todo() == ["train", "evaluate"]
-    assert cell.record("train") == {}
+    (run,) = prepared(tmp_path / "out", None, tiny, ("soft_dice",)).runs
+    run.folder.mkdir(parents=True)
+    run.marker("train").write_text(text)
+    assert run.todo() == ["train", "evaluate"]
+    assert run.record("train") == {}
 
 
 def test_an_epoch_costs_the_median_of_its_log(tmp_path):
@@ -164,22 +164,22 @@ def test_a_second_call_runs_nothing_again(finished):
     before = {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()}
     table = (study.out / "per_image.csv").read_bytes()
     started = time.monotonic()
-    assert run(study)[0]
+    assert outcome_of(study)[0]
     assert time.monotonic() - started < 15  # a process that trains would need as long to import alone
     assert {p: p.stat().st_mtime_ns for p in (study.out / "cells").rglob("*") if p.is_file()} == before
     assert (study.out / "per_image.csv").read_bytes() == table
 
 
 @pytest.mark.slow
-def test_a_cell_that_dies_is_reported_and_the_others_are_kept(finished, tmp_path):
+def test_a_run_that_fails_is_reported_and_the_others_are_kept(finished, tmp_path):
     study, _ = finished
-    cell = study.cells[0]
-    model = cell.folder / "models" / "model.pt"
-    kept, marker = model.read_bytes(), cell.marker("evaluate").read_bytes()
+    run = study.runs[0]
+    model = run.folder / "models" / "model.pt"
+    kept, marker = model.read_bytes(), run.marker("evaluate").read_bytes()
     try:
         model.write_bytes(b"not a checkpoint")
-        cell.marker("evaluate").unlink()
-        succeeded, text = run(study)
+        run.marker("evaluate").unlink()
+        succeeded, text = outcome_of(study)
         assert not succeeded
         assert "soft_dice, fold 0: evaluate took" in text
         assert "and failed" in text
@@ -192,18 +192,18 @@ def test_a_cell_that_dies_is_reported_and_the_others_are_kept(finished, tmp_path
         assert statuses == {"soft_dice": "failed", "lovasz_softmax": "finished"}
     finally:
         model.write_bytes(kept)
-        cell.marker("evaluate").write_bytes(marker)
-    assert run(study)[0]
+        run.marker("evaluate").write_bytes(marker)
+    assert outcome_of(study)[0]
 
 
 @pytest.mark.slow
-def test_what_was_deleted_is_made_again_and_fewer_objectives_drop_nothing(finished):
+def test_deleted_files_are_made_again_and_fewer_objectives_drop_nothing(finished):
     study, _ = finished
-    mask = next(study.cells[1].prediction_dir.iterdir())
+    mask = next(study.runs[1].prediction_dir.iterdir())
     kept = mask.read_bytes()
     mask.unlink()
     table = (study.out / "per_image.csv").read_text().splitlines()
-    succeeded, text = run(replace(study, objectives=(study.objectives[1],)))
+    succeeded, text = outcome_of(replace(study, objectives=(study.objectives[1],)))
     assert succeeded
     assert "lovasz_softmax, fold 0: evaluate took" in text
     assert "train took" not in text
@@ -220,7 +220,7 @@ def test_volumes_of_one_slice_and_references_without_foreground(tmp_path, tiny):
         array = np.asarray(volume.dataobj)[:, :, :1]
         nib.save(nib.Nifti1Image(array * ("images" in str(file)), volume.affine), file)
     study = prepared(tmp_path / "out", root, replace(tiny, epochs=1, patch_size=(16, 16, 16)), ("soft_dice",))
-    succeeded, text = run(study)
+    succeeded, text = outcome_of(study)
     assert succeeded, text
     summary = json.loads((study.out / "summary.json").read_text())
     assert summary["dice_of_one_class_everywhere"] is None
@@ -229,7 +229,7 @@ def test_volumes_of_one_slice_and_references_without_foreground(tmp_path, tiny):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_ends_its_process_and_goes_on(task, tmp_path):
+def test_an_interrupted_study_ends_its_process_and_is_resumed(task, tmp_path):
     out = tmp_path / "out"
     words = [sys.executable, "-m", "monai_surrogates", "study", "--quick", "--data", str(task), "--out", str(out)]
     words += ["--objectives", "soft_dice", "--epochs", "5000"]
@@ -252,7 +252,7 @@ def test_an_interrupted_study_ends_its_process_and_goes_on(task, tmp_path):
 def test_the_same_folder_with_other_settings_is_another_run_but_more_objectives_are_not(task, tmp_path, tiny):
     study = prepared(tmp_path / "out", task, tiny)
     study.open()
-    assert prepared(tmp_path / "out", task, tiny, ("cross_entropy",)).cells[0].objective == "cross_entropy"
+    assert prepared(tmp_path / "out", task, tiny, ("cross_entropy",)).runs[0].objective == "cross_entropy"
     with pytest.raises(StudyError, match=r"holds another run \(epochs=2 instead of 7\)"):
         prepared(tmp_path / "out", task, replace(tiny, epochs=7))
 
@@ -268,20 +268,20 @@ def test_two_runs_do_not_write_the_same_folder(task, tmp_path, tiny):
     study = prepared(tmp_path / "out", task, tiny)
     study.open()
     with FileLock(study.out / ".lock"), pytest.raises(StudyError, match="is being written by another run"):
-        run(study)
+        outcome_of(study)
 
 
 def test_objectives_differ_in_one_config_value_and_in_their_folders(task, tmp_path, tiny):
     study = prepared(tmp_path / "out", task, tiny)
-    first, second = ([w.replace(c.objective, "OBJECTIVE") for w in command(study, c, "train")] for c in study.cells)
+    first, second = ([w.replace(c.objective, "OBJECTIVE") for w in command(study, c, "train")] for c in study.runs)
     assert first == second
 
 
 def test_a_schedule_is_an_objective_like_the_others_and_kept_as_they_are(tmp_path):
     study = prepared(tmp_path / "out", None, TINY, ["cross_entropy_to_soft_dice_ce"])
-    (cell,) = study.cells
-    cell.prediction_dir.mkdir(parents=True)
+    (run,) = study.runs
+    run.prediction_dir.mkdir(parents=True)
     for stage in ("train", "evaluate"):
-        cell.finish(stage, seconds=1.0, jobs=1)
+        run.finish(stage, seconds=1.0, jobs=1)
     other = replace(study, objectives=("soft_dice",))
     assert other.with_earlier_objectives().objectives == ("soft_dice", "cross_entropy_to_soft_dice_ce")

@@ -131,7 +131,7 @@ def row(hit: int, predicted: int, there: int, size: int = 10) -> tuple[list[int]
 
 @pytest.fixture
 def lesions():
-    """Three images: IoU ½, ¼ and no lesion, which the prediction sees."""
+    """Three images: IoU ½, IoU ¼, and a false positive without a lesion."""
     scores = PerImageScores(num_classes=2, include_background=False, class_labels=["background", "lesion"])
     prediction, target = zip(row(2, 4, 2), row(1, 3, 2), row(0, 1, 0), strict=True)
     scores(torch.tensor(prediction).unsqueeze(1), torch.tensor(target).unsqueeze(1))
@@ -251,7 +251,7 @@ def test_sums_beyond_float32_stay_exact():
 # Nothing to score
 
 EMPTY_CELLS = {
-    # (prediction, reference) voxels: what each rule makes of Dice, IoU and recall, of precision, of the volume error
+    # (prediction, reference) voxels: under each rule Dice, IoU and recall, precision, the volume error
     (0, 0): {"ignore": (math.nan,) * 3, "score": (1, 1, 0), "both": (math.nan,) * 3},
     (2, 0): {"ignore": (math.nan,) * 3, "score": (0, 0, math.nan), "both": (0, 0, math.nan)},
     (0, 2): dict.fromkeys(EMPTY_RULES, (0, math.nan, -1)),
@@ -332,7 +332,7 @@ def test_without_scipy_there_is_all_but_the_interval_and_the_cure_is_named(monke
     monkeypatch.delattr("monai_surrogates.statistics")
     monkeypatch.setitem(sys.modules, "scipy", None)  # as if it were not installed
     assert lesions.aggregate()["defined_dice"] == 2
-    assert {"mean_interval", "MeanInterval"}.isdisjoint(dir(metrics))  # MONAI reads whatever stands there
+    assert {"mean_interval", "MeanInterval"}.isdisjoint(dir(metrics))  # MONAI reads every name there
     for ask in (lesions.interval, lambda: metrics.mean_interval, lambda: metrics.MeanInterval):
         with pytest.raises(ImportError, match=r"needs SciPy; install it with: pip install 'monai-surrogates\[study\]'"):
             ask()
@@ -342,7 +342,7 @@ def test_without_scipy_there_is_all_but_the_interval_and_the_cure_is_named(monke
 # Wrong questions
 
 
-def test_wrong_questions_are_refused(lesions):
+def test_unknown_scores_percentages_and_confidences_are_refused(lesions):
     with pytest.raises(ValueError, match="q must be a percentage above 0 and up to 100, but is 0"):
         lesions.worst(0)
     for ask in (lesions.interval, lambda score: lesions.worst(5, score)):

@@ -1,4 +1,4 @@
-"""Per-image scores of a study, counted from the masks that evaluation wrote, and their summary."""
+"""The summary of a study: per-image scores of the masks that evaluation wrote, their means and intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai_surrogates import data
 from monai_surrogates.core import Overlap, ScoreTable, hard_overlap
 from monai_surrogates.data.nifti import iter_label_pairs, value_counts
 from monai_surrogates.statistics import mean_interval
-from monai_surrogates.study.plan import Study, StudyCell
+from monai_surrogates.study.plan import Study, StudyRun
 
 STUDY_SCORES = ("dice", "iou")
 COLUMNS = ["objective", "image", "class", *STUDY_SCORES]
@@ -39,12 +39,12 @@ def _one_image(labels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(labels.astype(np.int64))[None, None]
 
 
-def prediction_file(cell: StudyCell, image: str) -> str:
-    """The mask that evaluation wrote for an image."""
-    return str(cell.prediction_dir / f"{image_name(image)}.nii.gz")
+def prediction_file(run: StudyRun, image: str) -> str:
+    """The path of the mask that evaluation wrote for an image."""
+    return str(run.prediction_dir / f"{image_name(image)}.nii.gz")
 
 
-class ScoredCell(NamedTuple):
+class ScoredRun(NamedTuple):
     """The evaluation images of an objective and fold.
 
     Attributes:
@@ -58,20 +58,20 @@ class ScoredCell(NamedTuple):
     table: ScoreTable
 
 
-def score_cell(study: Study, cell: StudyCell) -> ScoredCell:
-    """Count the evaluation images of a cell; classes that a reference lacks have no score there."""
+def score_run(study: Study, run: StudyRun) -> ScoredRun:
+    """Score the evaluation images of a run; a class without reference has no score in that image."""
     task = data.read_task(study.task_dir)
-    items = data.split(task, study.settings.folds, cell.fold, study.settings.seed).evaluation
+    items = data.split(task, study.settings.folds, run.fold, study.settings.seed).evaluation
     overlaps = []
     for item in items:
-        overlaps.append(overlap_of_files(prediction_file(cell, item["image"]), item["label"], task.num_classes))
+        overlaps.append(overlap_of_files(prediction_file(run, item["image"]), item["label"], task.num_classes))
     counts = Overlap(*(torch.cat(of_images)[:, 1:] for of_images in zip(*overlaps, strict=True)))
     images = tuple(image_name(item["image"]) for item in items)
-    return ScoredCell(cell.objective, images, ScoreTable(counts, tuple(task.labels.values())[1:]))
+    return ScoredRun(run.objective, images, ScoreTable(counts, tuple(task.labels.values())[1:]))
 
 
-def class_scores(scored: Iterable[ScoredCell]) -> pd.DataFrame:
-    """Each score of each image and class, a row each, under :data:`COLUMNS`; NaN where it is undefined."""
+def class_scores(scored: Iterable[ScoredRun]) -> pd.DataFrame:
+    """The scores, one row per image and class, in the columns :data:`COLUMNS`; undefined ones are NaN."""
     rows = [
         (objective, image, label, *scores)
         for objective, images, table in scored
@@ -81,8 +81,8 @@ def class_scores(scored: Iterable[ScoredCell]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def image_means(scored: Iterable[ScoredCell]) -> pd.DataFrame:
-    """Each score of each image, its mean over the classes: columns objective, image, dice, iou; NaN where it is undefined."""
+def image_means(scored: Iterable[ScoredRun]) -> pd.DataFrame:
+    """The mean scores over the classes, one row per image: objective, image, dice, iou; undefined ones are NaN."""
     rows = [
         (objective, image, *means)
         for objective, images, table in scored
@@ -105,8 +105,8 @@ def best_constant_dice(study: Study, folds: list[int]) -> float | None:
 def dice_of_constant_masks(volumes: torch.Tensor) -> float | None:
     """The best mean per-image Dice of a mask that is one class everywhere, from the references alone.
 
-    The mask of class c has all N voxels there and none elsewhere, so that it scores 2|B|/(N + |B|) for c and 0 for every other
-    class of the image.
+    A mask of class c everywhere has N voxels of c, so that it scores 2|B|/(N + |B|) for c and 0 for every other class of the
+    image.
 
     Args:
         volumes: |B| of each image and class, the background first, (images, classes), in voxels.
@@ -123,7 +123,7 @@ def dice_of_constant_masks(volumes: torch.Tensor) -> float | None:
 
 
 def mean_with_interval(values: np.ndarray, seed: int = 0) -> dict[str, float | int | None]:
-    """Mean over images with its 95 % bootstrap interval (BCa); None where there is none: constant scores or one image."""
+    """Mean over images with its 95 % bootstrap interval (BCa); ends are None for constant scores or a single image."""
     interval = mean_interval(values, seed=seed)._asdict()
     return {name: None if np.isnan(value) else value for name, value in interval.items()}
 

@@ -1,4 +1,4 @@
-"""All scores of one counting pass: per image, per class, pooled, fine-grained, with intervals."""
+"""All scores from one count of the voxels: per image, per class, pooled, fine-grained, with intervals."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PerImageScores(OverlapMetric):
     """Dice, IoU, precision, recall and relative volume error from one pass over the voxels.
 
     The buffer keeps the counts, (images, classes, 3), int64: intersection, prediction, reference, in voxels. All scores are
-    read from them afterwards by a :class:`~monai_surrogates.core.ScoreTable`, which says what each of them is, the fine-grained
-    means of IoU included. Arguments as in :class:`~monai_surrogates.metrics.OverlapMetric`.
+    computed from them by a :class:`~monai_surrogates.core.ScoreTable`, which defines each of them, the fine-grained means of
+    IoU included. Arguments as in :class:`~monai_surrogates.metrics.OverlapMetric`.
 
     Examples:
         >>> import torch
@@ -40,7 +40,7 @@ class PerImageScores(OverlapMetric):
     _table: ScoreTable | None = None
 
     def cells(self, overlap: Overlap) -> Tensor:
-        """The buffer keeps the counts."""
+        """The counts."""
         return torch.stack(list(overlap), dim=-1)
 
     def overlap(self) -> Overlap:
@@ -63,7 +63,7 @@ class PerImageScores(OverlapMetric):
         return self._table
 
     def per_image(self) -> dict[str, Tensor]:
-        """Each score of each image and class, (images, classes), float64; NaN where it is undefined."""
+        """Each score of each image and class, (images, classes), float64; NaN if undefined."""
         return _copied(self.table().per_image)
 
     def per_class(self) -> dict[str, Tensor]:
@@ -75,15 +75,15 @@ class PerImageScores(OverlapMetric):
         return _copied(self.table().pooled)
 
     def defined(self) -> dict[str, Tensor]:
-        """On how many images each mean of :meth:`per_class` stands, (classes,), int64."""
+        """The number of images behind each mean of :meth:`per_class`, (classes,), int64."""
         return _copied(self.table().defined)
 
     def by_label(self) -> dict[str, dict[str, float]]:
-        """For each class name its means over images, its ``pooled_`` scores and how many images have it ``defined_``."""
+        """For each class name its means over images, ``pooled_`` scores and ``defined_`` numbers of images."""
         return {label: dict(values) for label, values in self.table().by_label.items()}
 
     def aggregate(self) -> dict[str, float]:
-        """The whole data set in plain numbers, NaN where nothing is defined.
+        """The scores of the whole data set as numbers, NaN if undefined.
 
         Returns:
             The numbers that :attr:`ScoreTable.aggregate <monai_surrogates.core.ScoreTable.aggregate>` lists: ``dice``,
@@ -95,11 +95,11 @@ class PerImageScores(OverlapMetric):
         return dict(self.table().aggregate)
 
     def worst(self, q: float, score: str = "iou") -> float:
-        """Mean of the lowest max(1, ⌊qN/100⌋) of the N images that have a score; NaN where none has.
+        """Mean of the lowest max(1, ⌊qN/100⌋) of the N images with a defined score; NaN if there is none.
 
         Args:
             q: per cent, above 0 and up to 100.
-            score: which score; an image's is the mean over its classes.
+            score: its name; an image's is the mean over its classes.
 
         Raises:
             ValueError: another percentage, a score that is unknown or best at 0, or nothing was collected.
@@ -110,8 +110,8 @@ class PerImageScores(OverlapMetric):
         """Mean over images with its bootstrap interval (BCa); see :func:`~monai_surrogates.metrics.mean_interval`.
 
         Args:
-            score: which score; an image's is the mean over its classes.
-            confidence: between 0 and 1. Below 20 images the interval is too narrow whatever it is.
+            score: its name; an image's is the mean over its classes.
+            confidence: between 0 and 1. Below 20 images the interval is too narrow at any confidence.
             seed: of the resampling.
 
         Raises:
@@ -125,5 +125,5 @@ class PerImageScores(OverlapMetric):
 
 
 def _copied(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For the caller to change; the table keeps its own."""
+    """Copies that the caller may change without changing the table."""
     return {name: values.clone() for name, values in scores.items()}

@@ -10,8 +10,8 @@ from monai_surrogates import data
 from monai_surrogates.core import Overlap, ScoreTable
 from monai_surrogates.metrics import PerImageScores
 from monai_surrogates.study import Study
-from monai_surrogates.study.scores import (
-    ScoredCell,
+from monai_surrogates.study.summary import (
+    ScoredRun,
     best_constant_dice,
     class_scores,
     dice_of_constant_masks,
@@ -20,14 +20,14 @@ from monai_surrogates.study.scores import (
     mean_with_interval,
     overlap_of_files,
     prediction_file,
-    score_cell,
+    score_run,
     summarise,
 )
 from tests.reference import dice_and_iou
 
 
 @pytest.mark.parametrize("values", [[], [0.7], [0.7, 0.7, 0.7]])
-def test_where_there_is_no_interval_none_is_given(values):
+def test_the_ends_of_an_undefined_interval_are_none(values):
     result = mean_with_interval(np.array(values))
     assert result["images"] == len(values)
     assert result["low"] is result["high"] is None
@@ -35,17 +35,17 @@ def test_where_there_is_no_interval_none_is_given(values):
 
 
 @pytest.fixture
-def two_cells():
+def two_folds():
     """Dice of liver and tumour: 4/5 and none, 3/5 and 1/5 on one fold; none and none on the other."""
     folds = [(("a", "b"), [[(4, 5, 5), (0, 2, 0)], [(3, 5, 5), (1, 5, 5)]]), (("c",), [[(0, 1, 0), (0, 0, 0)]])]
     return [
-        ScoredCell("soft_dice", images, ScoreTable(Overlap(*torch.tensor(cells).unbind(-1)), ("liver", "tumour")))
-        for images, cells in folds
+        ScoredRun("soft_dice", images, ScoreTable(Overlap(*torch.tensor(counts).unbind(-1)), ("liver", "tumour")))
+        for images, counts in folds
     ]
 
 
-def test_every_image_and_class_has_a_row(two_cells):
-    assert class_scores(two_cells).to_csv(index=False, float_format="%.3f").split() == [
+def test_every_image_and_class_has_a_row(two_folds):
+    assert class_scores(two_folds).to_csv(index=False, float_format="%.3f").split() == [
         "objective,image,class,dice,iou",
         "soft_dice,a,liver,0.800,0.667",
         "soft_dice,a,tumour,,",
@@ -57,8 +57,8 @@ def test_every_image_and_class_has_a_row(two_cells):
     assert class_scores([]).to_csv(index=False) == "objective,image,class,dice,iou\n"
 
 
-def test_an_image_is_the_mean_of_its_defined_classes_and_undefined_images_do_not_count(two_cells):
-    means = image_means(two_cells)
+def test_an_image_is_the_mean_of_its_defined_classes_and_undefined_images_do_not_count(two_folds):
+    means = image_means(two_folds)
     assert means["image"].tolist() == ["a", "b", "c"]
     assert means["dice"].tolist() == pytest.approx([0.8, 0.4, math.nan], nan_ok=True)
     summary = summarise(means, "soft_dice", 1.5)
@@ -72,7 +72,7 @@ def test_a_study_and_a_metric_give_the_same_interval_of_the_same_masks():
     prediction, reference = torch.randint(0, 4, (2, 12, 1, 3, 4), generator=torch.Generator().manual_seed(0))
     metric = PerImageScores(num_classes=4, include_background=False)
     metric(prediction, reference)
-    scored = ScoredCell("soft_dice", tuple("abcdefghijkl"), metric.table())
+    scored = ScoredRun("soft_dice", tuple("abcdefghijkl"), metric.table())
     summary = summarise(image_means([scored]), "soft_dice", None)
     assert summary["dice"] == metric.interval("dice")._asdict()
     assert summary["iou"] == metric.interval("iou")._asdict()
@@ -135,30 +135,30 @@ def test_labels_with_the_noise_of_a_header_s_slope_count_as_what_they_are(tmp_pa
 
 @pytest.fixture
 def scored(task, tmp_path, tiny):
-    """A study whose only cell predicted every reference to the voxel."""
+    """A study whose only run predicted every reference to the voxel."""
     study = Study.prepare(tmp_path / "out", ["soft_dice"], tiny, task, progress=False)
-    (cell,) = study.cells
-    cell.prediction_dir.mkdir(parents=True)
+    (run,) = study.runs
+    run.prediction_dir.mkdir(parents=True)
     items = data.split(study.task_dir, study.settings.folds, 0, study.settings.seed).evaluation
     for item in items:
-        Path(prediction_file(cell, item["image"])).write_bytes(Path(item["label"]).read_bytes())
-    return study, cell, items
+        Path(prediction_file(run, item["image"])).write_bytes(Path(item["label"]).read_bytes())
+    return study, run, items
 
 
-def changed(cell, item, change):
+def changed(run, item, change):
     """The prediction of an item, rewritten."""
-    path = prediction_file(cell, item["image"])
+    path = prediction_file(run, item["image"])
     volume = nib.load(path)
     voxels = change(np.asarray(volume.dataobj).copy())
     nib.save(nib.Nifti1Image(voxels, volume.affine), path)
     return voxels
 
 
-def test_the_scores_of_a_cell_are_those_of_its_masks(scored):
-    study, cell, items = scored
-    assert (class_scores([score_cell(study, cell)])[["dice", "iou"]] == 1).all(axis=None)
-    mask = changed(cell, items[0], lambda voxels: np.where(np.arange(8) < 4, voxels, 1).astype(np.uint8))
-    row = class_scores([score_cell(study, cell)]).iloc[0]
+def test_the_scores_of_a_run_are_those_of_its_masks(scored):
+    study, run, items = scored
+    assert (class_scores([score_run(study, run)])[["dice", "iou"]] == 1).all(axis=None)
+    mask = changed(run, items[0], lambda voxels: np.where(np.arange(8) < 4, voxels, 1).astype(np.uint8))
+    row = class_scores([score_run(study, run)]).iloc[0]
     reference = np.asarray(nib.load(items[0]["label"]).dataobj)
     assert (row["dice"], row["iou"]) == pytest.approx(dice_and_iou(mask == 1, reference == 1))
 
@@ -180,11 +180,11 @@ def test_the_scores_of_a_cell_are_those_of_its_masks(scored):
     ids=["transposed", "cut", "fractions", "nan"],
 )
 def test_a_mask_that_is_not_one_of_its_reference_is_refused_by_name(scored, change, said):
-    study, cell, items = scored
-    changed(cell, items[0], change)
-    path = prediction_file(cell, items[0]["image"])
+    study, run, items = scored
+    changed(run, items[0], change)
+    path = prediction_file(run, items[0]["image"])
     with pytest.raises(data.DataError, match=rf"{path}: {said.format(label=items[0]['label'])}"):
-        score_cell(study, cell)
+        score_run(study, run)
 
 
 def test_the_best_mask_of_one_class_is_that_of_the_shares(scored):
