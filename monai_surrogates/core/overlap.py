@@ -40,8 +40,17 @@ class Overlap(NamedTuple):
         return Overlap(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def __add__(self, other: object) -> NoReturn:
-        """Tuples would be strung together."""
+        """Tuples would be strung together, here and below."""
         raise TypeError("counts are added up by overlap.plus(other), or by overlap.pooled() over a batch.")
+
+    def __radd__(self, other: object) -> NoReturn:
+        self.__add__(other)
+
+    def __mul__(self, other: object) -> NoReturn:
+        self.__add__(other)
+
+    def __rmul__(self, other: object) -> NoReturn:
+        self.__add__(other)
 
     def pooled(self, sync: bool = False) -> Overlap:
         """The counts of the whole batch taken as one image, shape (1, C); with ``sync`` of the batches of all ranks."""

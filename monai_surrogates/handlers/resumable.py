@@ -120,7 +120,15 @@ class ResumableTraining:
         """Write the file. Every rank must call it, because some states are gathered from all; rank 0 writes."""
         state = {name: _plain(item.state_dict()) for name, item in self._items(engine).items()}
         state |= {"trainer": engine.state_dict(), "best": _best(engine), "seed": self._seed}
-        DiskSaver(self.path.parent, atomic=True, require_empty=False)(state, self.path.name)
+        # Ignite's own atomic saver leaves a file of another name behind with each kill; here the next save takes it over.
+        temporary = self.path.with_name(f".{self.path.name}")
+        try:
+            DiskSaver(self.path.parent, atomic=False, require_empty=False)(state, temporary.name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if idist.get_rank() == 0:
+            temporary.replace(self.path)
 
     def load(self, engine: Engine) -> None:
         """Load the state of the engine and of all objects from the file."""

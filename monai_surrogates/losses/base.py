@@ -69,7 +69,7 @@ class SurrogateLoss(_Loss, ABC):
             raise ValueError(f'reduction must be one of "mean", "sum", "none", but is {reduction!r}.')
         super().__init__(reduction=reduction)
         self.activation = activation or read_activation(sigmoid, softmax)
-        self.to_onehot_y, self.sigmoid, self.softmax = to_onehot_y, sigmoid, softmax
+        self.to_onehot_y = to_onehot_y
         try:
             self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
         except TypeError as error:
@@ -78,6 +78,16 @@ class SurrogateLoss(_Loss, ABC):
         self.sync = sync
         self._called = False
         self.register_buffer("class_weight", check_weight(weight))
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether a sigmoid is applied."""
+        return self.activation.kind == "sigmoid"
+
+    @property
+    def softmax(self) -> bool:
+        """Whether a softmax is applied."""
+        return self.activation.kind == "softmax"
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,11 @@ from monai_surrogates.core import class_weights, positive_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.sums import voxel_sum
-from monai_surrogates.losses.arguments import CommonArguments, Weight
+from monai_surrogates.losses.arguments import CommonArguments, Weight, named_flags
 from monai_surrogates.losses.base import SurrogateLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from monai_surrogates.losses.arguments import SharedArguments
 
 
 class CrossEntropyArguments(CommonArguments, total=False):
@@ -72,13 +70,14 @@ class PlainCELoss(SurrogateLoss):
 
     def __init__(
         self,
-        *,
-        include_background: bool = True,
+        *flags: Any,
         label_smoothing: float = 0.0,
         soft_label: bool = False,
         per_image: bool = False,
-        **shared: Unpack[SharedArguments],
+        **shared: Any,
     ) -> None:
+        shared = named_flags(type(self).__name__, flags, shared)
+        include_background: bool = shared.pop("include_background", True)
         # Read with weights alone, as the choice of their classes.
         is_unread = not include_background and shared.get("weight") is None
         unread: dict[str, Any] = {"include_background": False} if is_unread else {}
@@ -176,14 +175,14 @@ class WeightedCELoss(PlainCELoss):
 
     def __init__(
         self,
-        *,
+        *flags: Any,
         weight: str | Weight = None,
         class_counts: Sequence[int] | Tensor | None = None,
         class_weighting: str | None = None,
         **shared: Unpack[CrossEntropyArguments],
     ) -> None:
         numbers = None if isinstance(weight, str) else weight
-        super().__init__(weight=numbers, class_weighting=class_weighting, **shared)
+        super().__init__(*flags, weight=numbers, class_weighting=class_weighting, **shared)
         argument = "class_weighting" if weight is None else "weight"
         if weight is None:
             weight = class_weighting or (None if class_counts is None else "inverse_frequency")

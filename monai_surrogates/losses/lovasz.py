@@ -142,7 +142,10 @@ class LovaszHingeLoss(LovaszLoss):
         if method == "bins":
             raise ValueError("method='bins' needs errors in [0, 1], which hinge errors are not; use 'sort' or 'auto'.")
         if self.softmax or self.other_act is not None:
-            raise ValueError("LovaszHingeLoss takes logits of structures: softmax and other_act must not be set.")
+            raise ValueError(
+                "LovaszHingeLoss takes logits of structures: softmax and other_act must not be set; set sigmoid=True, with one "
+                "channel per structure in the target, or use LovaszSoftmaxLoss."
+            )
         if self.two_class:
             raise ValueError(
                 "LovaszHingeLoss has no two_class form; use LovaszSoftmaxLoss(sigmoid=True, two_class=True)."

@@ -60,5 +60,7 @@ def test_counts_of_slabs_add_up_and_are_no_tuples_to_string_together():
     slabs = [Overlap(*torch.tensor(counts)) for counts in ([3, 5, 4], [0, 2, 0], [1, 1, 6])]
     whole = slabs[0].plus(slabs[1]).plus(slabs[2])
     assert list(map(int, whole)) == [4, 8, 10]
-    with pytest.raises(TypeError, match=r"added up by overlap\.plus"):
-        slabs[0] + slabs[1]
+    strung = (lambda a, b: a + b, lambda a, b: sum([a, b], ()), lambda a, b: 2 * a, lambda a, b: a * 2)
+    for string in strung:
+        with pytest.raises(TypeError, match=r"added up by overlap\.plus"):
+            string(*slabs[:2])

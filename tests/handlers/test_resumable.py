@@ -343,6 +343,7 @@ def test_a_training_killed_at_any_instant_leaves_a_file_that_loads(tmp_path):
         state = torch.load(path, weights_only=True)
         epochs.append(state["trainer"]["iteration"])
         assert (state["model"]["weight"] == epochs[-1]).all()
+        assert {file.name for file in tmp_path.iterdir()} <= {"last.pt", ".last.pt"}  # the next save takes it over
     assert epochs == sorted(set(epochs))  # each training went on from the file of the one before
 
 
