@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates._names import LOSSES, unknown_name
+from monai_surrogates._names import unknown_name
 from monai_surrogates.losses.arguments import Weight, named_flags, settings, warn_of_foreign
 from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
-from monai_surrogates.losses.names import named_class
+from monai_surrogates.losses.names import LOSSES, named_class
 
 # Passed on to the cross-entropy; it needs neither to_onehot_y, since it recognises a label map, nor softmax, its default.
 CROSS_ENTROPY_FLAGS = ("ignore_index", "check_labels", "sync")
