@@ -24,7 +24,7 @@ def _is_own_command_line() -> bool:
     as_module = sys.argv[:1] == ["-m"] and options[options.index("-m") + 1 :][:1] == [
         __name__
     ]  # sys.argv while runpy imports the package
-    return as_module or Path(*sys.argv[:1]).stem == "monai-surrogates"
+    return as_module or Path(*sys.argv[:1]).name in ("monai-surrogates", "monai-surrogates.exe")
 
 
 def __getattr__(name: str) -> Any:

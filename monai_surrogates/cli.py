@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from monai_surrogates._names import COMPARED, LOSSES, OF_STRUCTURES, SCHEDULES, check_compared
 from monai_surrogates._version import __version__
 
 if TYPE_CHECKING:
     from monai_surrogates.study import Settings
 
-# The names of losses.OBJECTIVES, further losses and losses.SCHEDULES; a test compares them with the tables.
-OBJECTIVES = "cross_entropy,weighted_cross_entropy,soft_dice,soft_jaccard,lovasz_softmax"
-FURTHER = "soft_tversky, soft_dice_ce, soft_jaccard_ce, soft_tversky_ce, lovasz_softmax_ce"
-SCHEDULES = "cross_entropy_to_soft_dice, cross_entropy_to_soft_jaccard, cross_entropy_to_lovasz_softmax"
+# Names that fit the bundle beside those compared by default.
+FURTHER = [name for name in LOSSES if name not in COMPARED and name not in OF_STRUCTURES]
 
 app = typer.Typer(
     help="Surrogate losses and per-image scores for MONAI.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -59,24 +58,29 @@ def study(
     objectives: Annotated[
         str,
         typer.Option(
-            help=f"Names, separated by commas; further names: {FURTHER}; and any two as A_to_B, such as {SCHEDULES}."
+            help=f"Names, separated by commas; further names: {', '.join(FURTHER)}; and any two as A_to_B, such as "
+            f"{', '.join(SCHEDULES)}."
         ),
-    ] = OBJECTIVES,
-    folds: Annotated[int | None, typer.Option(help="Parts to divide the training list into.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs of training.")] = None,
-    seed: Annotated[int, typer.Option(help="Of data, division, weights and order.")] = 0,
+    ] = ",".join(COMPARED),
+    folds: Annotated[int | None, typer.Option(min=2, help="Parts to divide the training list into.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of data, division, weights and order.")] = 0,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Objectives to run at the same time; 2 with --quick, else 1.")
     ] = None,
 ) -> None:
     """Train the bundle under each objective, and score each on the same images."""
+    names = [name.strip() for name in objectives.split(",") if name.strip()]
+    try:
+        check_compared(names)
+    except ValueError as error:
+        _refuse(str(error))
     from rich.console import Console
 
     from monai_surrogates.data import DataError
     from monai_surrogates.study import Study, StudyError, run_study
 
     settings = _settings(quick, folds, epochs, seed)
-    names = [name.strip() for name in objectives.split(",") if name.strip()]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         plan = Study.prepare(out, names, settings, data)

@@ -124,11 +124,17 @@ def test_a_fresh_process_needs_nothing_but_the_config(blocks, tmp_path):
     assert rooms.isdisjoint({"cli", "study", "cohort", "__main__"})
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["study", "--help"], ["study", "--no-such-option"]])
-def test_the_command_line_answers_without_importing_torch(words):
-    command = [sys.executable, "-X", "importtime", "-m", "monai_surrogates", *words]
+RIGHT = ["--version", "--help", "study --help"]
+WRONG = ["--no-such-option", "--objectives=soft_dise", "--objectives=", "--epochs=0", "--folds=1", "--seed=-1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [*((words, 0) for words in RIGHT), *((f"study {word}", 2) for word in WRONG)]
+)
+def test_the_command_line_answers_without_importing_torch(words, code):
+    command = [sys.executable, "-X", "importtime", "-m", "monai_surrogates", *words.split()]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == (2 if "--no-such-option" in words else 0)
+    assert done.returncode == code
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "monai_surrogates.cli" in imported
     assert imported.isdisjoint({"torch", "monai", "ignite"})
@@ -139,6 +145,8 @@ def test_the_command_line_answers_without_importing_torch(words):
     [
         (["-m"], ["python", "-W", "error", "-m", "monai_surrogates", "study"], True),
         (["/usr/bin/monai-surrogates", "study"], ["python", "/usr/bin/monai-surrogates", "study"], True),
+        (["C:/monai-surrogates.exe", "study"], ["python", "C:/monai-surrogates.exe", "study"], True),
+        (["monai-surrogates.py"], ["python", "monai-surrogates.py"], False),
         (["-m"], ["python", "-m", "somebody", "-m", "monai_surrogates"], False),
         (["train.py", "-m", "monai_surrogates"], ["python", "train.py", "-m", "monai_surrogates"], False),
         (["/usr/bin/monai"], ["python", "-m", "monai.bundle", "run"], False),

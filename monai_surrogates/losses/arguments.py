@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from monai_surrogates._names import unknown_name as unknown_name
 from monai_surrogates.core import inputs
 
 Weight = Sequence[float] | float | Tensor | None
@@ -199,25 +200,6 @@ def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> di
     if twice:
         raise TypeError(f"{loss} got {', '.join(twice)} both by position and by name; give it once.")
     return {**by_position, **named}
-
-
-def unknown_name(
-    argument: str, name: str, table: Iterable[str], rule: str = "", further: Iterable[str] = ()
-) -> ValueError:
-    """The error for an unknown name; it lists the known ones and suggests the nearest.
-
-    Args:
-        argument: the argument that holds the name.
-        name: the unknown name.
-        table: the known names.
-        rule: the rule for further names, in words.
-        further: these further names, for the suggestion alone.
-    """
-    names = list(table)
-    longer = [known for known in names if name and known.startswith(str(name))]
-    near = longer or difflib.get_close_matches(str(name), [*names, *further], n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{argument} must be one of {', '.join(names)}{rule}, but is {name!r}.{hint}")
 
 
 def is_default(value: Any, default: Any) -> bool:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import Weight, named_flags, settings, unknown_name, warn_of_foreign
+from monai_surrogates._names import unknown_name
+from monai_surrogates.losses.arguments import Weight, named_flags, settings, warn_of_foreign
 from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class

@@ -1,40 +1,24 @@
-"""The table of objectives: name -> loss, and any two names as a schedule.
-
-Values are dotted paths, because losses that take names import this table.
-"""
+"""Names of objectives become loss classes; the table of names stands in :mod:`monai_surrogates._names`."""
 
 from __future__ import annotations
 
 from functools import cache
-from itertools import permutations
 from pkgutil import resolve_name
 from typing import Any
 
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import unknown_name
+from monai_surrogates._names import (
+    COMPARED,
+    LOSSES,
+    SCHEDULES,
+    check_objective,
+    objective_names,
+    schedules,
+    unknown_name,
+)
 
-LOSSES: dict[str, str] = {
-    "cross_entropy": "monai_surrogates.losses.PlainCELoss",
-    "weighted_cross_entropy": "monai_surrogates.losses.WeightedCELoss",
-    "soft_dice": "monai_surrogates.losses.SoftDiceLoss",
-    "soft_jaccard": "monai_surrogates.losses.SoftJaccardLoss",
-    "lovasz_softmax": "monai_surrogates.losses.LovaszSoftmaxLoss",
-    "soft_tversky": "monai_surrogates.losses.SoftTverskyLoss",
-    "lovasz_hinge": "monai_surrogates.losses.LovaszHingeLoss",
-    "soft_dice_ce": "monai_surrogates.losses.SoftDiceCELoss",
-    "soft_jaccard_ce": "monai_surrogates.losses.SoftJaccardCELoss",
-    "soft_tversky_ce": "monai_surrogates.losses.SoftTverskyCELoss",
-    "lovasz_softmax_ce": "monai_surrogates.losses.LovaszSoftmaxCELoss",
-}
-# Schedules with a dotted path; any other A_to_B is made on demand.
-SCHEDULES: dict[str, str] = {
-    "cross_entropy_to_soft_dice": "monai_surrogates.losses.CrossEntropyToSoftDiceLoss",
-    "cross_entropy_to_soft_jaccard": "monai_surrogates.losses.CrossEntropyToSoftJaccardLoss",
-    "cross_entropy_to_lovasz_softmax": "monai_surrogates.losses.CrossEntropyToLovaszSoftmaxLoss",
-}
-# The objectives that a study compares by default; all of them take the same loss block.
-COMPARED = ("cross_entropy", "weighted_cross_entropy", "soft_dice", "soft_jaccard", "lovasz_softmax")
+__all__ = ["COMPARED", "LOSSES", "SCHEDULES", "loss_class", "make_loss", "named_class", "objective_names"]
 
 
 def loss_class(name: str) -> type[_Loss]:
@@ -52,16 +36,9 @@ def loss_class(name: str) -> type[_Loss]:
         >>> loss_class("cross_entropy_to_soft_dice_ce").__name__
         'CrossEntropyToSoftDiceCELoss'
     """
-    if name in LOSSES or name in SCHEDULES:
-        return resolve_name(LOSSES.get(name) or SCHEDULES[name])  # type: ignore[no-any-return]
-    if name in _schedules():
-        return _schedule_class(*_schedules()[name])
-    for known in LOSSES:
-        if name == f"{known}_to_{known}":
-            raise ValueError(
-                f"objective must go from one to another, but {name!r} stays at {known}; name {known} alone."
-            )
-    raise unknown_name("objective", name, LOSSES, ", or two of them as A_to_B", _schedules())
+    check_objective(name)
+    path = LOSSES.get(name) or SCHEDULES.get(name)
+    return resolve_name(path) if path else _schedule_class(*schedules()[name])
 
 
 def make_loss(name: str, **kwargs: Any) -> _Loss:
@@ -92,7 +69,7 @@ def named_class(argument: str, name: str) -> Any:
     Raises:
         ValueError: unknown name; the message lists the names and suggests the nearest.
     """
-    if name in _schedules():
+    if name in schedules():
         raise ValueError(
             f"{argument} must be a single objective, but is {name!r}; give each of the two an epoch of its own."
         )
@@ -101,21 +78,12 @@ def named_class(argument: str, name: str) -> Any:
     return resolve_name(LOSSES[name])
 
 
-def objective_names() -> list[str]:
-    """All names: the table's, then any two of them."""
-    return [*LOSSES, *_schedules()]
-
-
 def __getattr__(name: str) -> Any:
     """The class of a schedule by its own name, for pickle."""
-    for first, second in _schedules().values():
+    for first, second in schedules().values():
         if name == _class_name(first, second):
             return _schedule_class(first, second)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _schedules() -> dict[str, tuple[str, str]]:
-    return {f"{first}_to_{second}": (first, second) for first, second in permutations(LOSSES, 2)}
 
 
 @cache

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_surrogates import data
+from monai_surrogates._names import check_compared, objective_names
 from monai_surrogates._version import __version__
 from monai_surrogates.data.files import write_atomically
 from monai_surrogates.losses import make_loss
-from monai_surrogates.losses.names import objective_names
 
 MANIFEST = "study.json"
 LOCK = ".lock"
@@ -214,15 +214,12 @@ class Study:
             data.write_synthetic_task(self.task_dir, seed=self.settings.seed, num_training=self.settings.num_images)
 
     def _check_arguments(self) -> None:
-        if not self.objectives:
-            raise StudyError("objectives must name at least one objective, but is empty.")
-        for name in self.objectives:
-            try:
+        try:
+            check_compared(self.objectives)
+            for name in self.objectives:
                 make_loss(name, softmax=True, to_onehot_y=True)  # as the bundle does
-            except ValueError as error:
-                raise StudyError(str(error)) from None
-        if len(set(self.objectives)) < len(self.objectives):
-            raise StudyError(f"objectives must differ, but are {', '.join(self.objectives)}; name each of them once.")
+        except ValueError as error:
+            raise StudyError(str(error)) from None
         settings = self.settings
         for name in ("epochs", "val_interval", "patches_per_image", "batch_size"):
             if getattr(settings, name) < 1:
