@@ -95,7 +95,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
         is_number = isinstance(bins, int) and not isinstance(bins, bool)
         if bins is not None and not (is_number and 1 <= bins <= MOST_BINS):
             raise ValueError(
-                f"bins must be None or at least 1, a whole number, and at most {MOST_BINS}, but is {bins!r}."
+                f"bins must be at least 1, a whole number, and at most {MOST_BINS}, or None, but is {bins!r}."
             )
         self.bins = bins
 
