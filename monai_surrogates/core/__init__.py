@@ -2,8 +2,10 @@
 
 from monai_surrogates.core.counting import OverlapCounter, hard_overlap
 from monai_surrogates.core.inputs import ShapeMismatchError
-from monai_surrogates.core.kernels import sorting_cpu as _sorting_cpu  # noqa: F401 - it registers itself
-from monai_surrogates.core.kernels.lovasz_cpu import tiled_lovasz_binned
+from monai_surrogates.core.kernels import lovasz_cpu as _lovasz_cpu  # noqa: F401 - kernels register themselves
+from monai_surrogates.core.kernels import overlap_cpu as _overlap_cpu  # noqa: F401
+from monai_surrogates.core.kernels import sorting_cpu as _sorting_cpu  # noqa: F401
+from monai_surrogates.core.kernels.lovasz import tiled_lovasz_binned
 from monai_surrogates.core.lovasz import lovasz_jaccard, lovasz_jaccard_binned
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.core.overlap import Overlap, soft_overlap, softmax_overlap

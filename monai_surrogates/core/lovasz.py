@@ -8,12 +8,15 @@ from torch import Tensor
 from monai_surrogates.core.activation import PROBABILITIES, Activation, probabilities_of
 from monai_surrogates.core.distributed import is_shared, rank_concat, rank_sum, rank_total
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels.lovasz_cpu import tiled_lovasz_binned
+from monai_surrogates.core.kernels.lovasz import operator_of, tiled_lovasz_binned
 from monai_surrogates.core.kernels.operators import has_kernel
 from monai_surrogates.core.sums import class_sum, voxel_sum
 
 METHODS = ("auto", "sort", "bins")
 FEW_PER_BIN = 2  # voxels per bin up to which sorting costs about as little as bins do
+VOXELS_PER_BIN = 16  # on average at least, where nobody asks for more bins: tables then cost less than the voxels
+FEW_BINS, MANY_BINS = 256, 4096
+MANY = 2**62  # numbers or voxels, where their true number may not decide
 
 
 def lovasz_of(
@@ -21,7 +24,7 @@ def lovasz_of(
     activation: Activation = PROBABILITIES,
     *,
     method: str = "auto",
-    bins: int = 4096,
+    bins: int | None = None,
     batch: bool = False,
     sync: bool = False,
     two_class: bool = False,
@@ -33,7 +36,8 @@ def lovasz_of(
         activation: from the output to probabilities.
         method: ``"sort"`` is exact, ``"bins"`` takes linear time, ``"auto"`` sorts up to two voxels per bin, and errors that
             may lie outside [0, 1].
-        bins: number of bins of [0, 1]; one or two channels get four times as many.
+        bins: number of bins of [0, 1]; by default 4096, but at most one for 16 voxels of the image, and at least 256. One or
+            two channels get four times as many as given, or up to four times as many by default.
         batch: the items make one image.
         sync: with ``batch``, and so do those of all ranks.
         two_class: a single channel is scored as two classes.
@@ -47,17 +51,15 @@ def lovasz_of(
         >>> lovasz_of(Voxels(p, torch.tensor([[0, 1, 1, 0]]), None))[0].mean()  # 55/96
         tensor(0.5729, dtype=torch.float64)
     """
-    channels, of_softmax = voxels.input.shape[1], activation.kind == "softmax"
-    if channels <= 2:  # few errors to count, and large ones: finer bins cost little and are worth it
-        bins *= 4
-    by_size = method == "auto" and activation.is_bounded
-    in_bins = method == "bins" or (by_size and _fills_bins(voxels, bins, batch, sync))
-    kernel = "lovasz_two_classes" if channels == 2 else "lovasz_softmax"
-    if in_bins and of_softmax and voxels.is_label_map and has_kernel(kernel, voxels.input):
-        return tiled_lovasz_binned(voxels.input, voxels.target, voxels.valid, bins=bins, batch=batch, sync=sync)
+    x, of_softmax = voxels.input, activation.kind == "softmax"
+    chosen = _bins_or_sort(voxels, activation, method, bins, batch, sync)
+    numbers = MANY if sync and is_shared() else x.numel()  # ranks choose alike: the forms send different histograms
+    kernel = operator_of(x.shape[1])
+    if chosen is not None and of_softmax and voxels.is_label_map and has_kernel(kernel, x.device, numbers):
+        return tiled_lovasz_binned(x, voxels.target, voxels.valid, bins=chosen, batch=batch, sync=sync)
     p = probabilities_of(voxels.zeroed(), activation, two_class=two_class)
-    errors, reference = absolute_errors(p, alike=of_softmax and channels == 2)
-    return lovasz_of_errors(errors, reference, p.valid, bins=bins if in_bins else None, batch=batch, sync=sync)
+    errors, reference = absolute_errors(p, alike=of_softmax and x.shape[1] == 2)
+    return lovasz_of_errors(errors, reference, p.valid, bins=chosen, batch=batch, sync=sync)
 
 
 def lovasz_hinge_of(voxels: Voxels, *, batch: bool = False, sync: bool = False) -> tuple[Tensor, Tensor]:
@@ -72,14 +74,29 @@ def lovasz_hinge_of(voxels: Voxels, *, batch: bool = False, sync: bool = False) 
     return lovasz_of_errors(errors, reference, voxels.valid, bins=None, batch=batch, sync=sync)
 
 
-def _fills_bins(voxels: Voxels, bins: int, batch: bool, sync: bool) -> bool:
-    """Whether an image, with ``batch`` the batch and with ``sync`` that of all ranks, has more than a few voxels per bin."""
+def _bins_or_sort(
+    voxels: Voxels, activation: Activation, method: str, bins: int | None, batch: bool, sync: bool
+) -> int | None:
+    """Number of bins, None for sorting; the size of the image, collective under ``sync``, is asked for once at most."""
+    if method == "sort" or (method == "auto" and not activation.is_bounded):
+        return None
+    # one or two channels have few errors to count, and large ones: there finer bins cost little and are worth it
+    finer = 4 if voxels.input.shape[1] <= 2 else 1
+    if method == "bins" and bins is not None:
+        return finer * bins
+    size = _voxels_of_image(voxels, batch, sync)
+    chosen = finer * bins if bins is not None else max(FEW_BINS, min(finer * MANY_BINS, size // VOXELS_PER_BIN))
+    return None if method == "auto" and size <= FEW_PER_BIN * chosen else chosen
+
+
+def _voxels_of_image(voxels: Voxels, batch: bool, sync: bool) -> int:
+    """Voxels of an image, with ``batch`` of the batch, and with ``sync`` of those of all ranks, so that they choose alike."""
     items, _, size = voxels.input.shape
     size *= items if batch else 1
-    if sync and is_shared():
-        # Ranks choose alike: by the size of the whole batch; on a GPU, where reading it would wait, always bins.
-        return voxels.input.is_cuda or int(rank_total(torch.tensor(size))) > FEW_PER_BIN * bins
-    return size > FEW_PER_BIN * bins
+    if not (sync and is_shared()):
+        return size
+    # on a GPU, where reading it would wait: large
+    return MANY if voxels.input.is_cuda else int(rank_total(torch.tensor(size)))
 
 
 def absolute_errors(p: Voxels, *, alike: bool = False) -> tuple[Tensor, Tensor]:
@@ -160,7 +177,7 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         tensor(0.3833, dtype=torch.float64)
     """
     kernel = "lovasz_weights_by_row"
-    operator = kernel if has_kernel(kernel, errors) else "lovasz_sorted_weights"
+    operator = kernel if has_kernel(kernel, errors.device, errors.shape[-1]) else "lovasz_sorted_weights"
     weights = getattr(torch.ops.monai_surrogates, operator)(errors.detach(), reference, valid)
     return voxel_sum(torch.where(weights == 0, 0, errors * weights))  # an infinite error without a weight adds nothing
 

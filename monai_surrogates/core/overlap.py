@@ -11,7 +11,7 @@ from monai_surrogates.core.activation import PROBABILITIES, Activation, precise_
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.kernels.operators import has_kernel
-from monai_surrogates.core.kernels.overlap_cpu import tiled_softmax_overlap
+from monai_surrogates.core.kernels.overlap import tiled_softmax_overlap
 from monai_surrogates.core.sums import class_sum, voxel_sum
 
 
@@ -85,7 +85,7 @@ def overlap_of(
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     of_softmax = activation.kind == "softmax"
-    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", voxels.input):
+    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", voxels.input.device, voxels.input.numel()):
         return softmax_overlap(voxels, squared=squared)
     if activation.function is not None:
         voxels = voxels.zeroed()  # an activation sees no removed voxel; soft_overlap itself leaves out theirs
@@ -146,7 +146,7 @@ def soft_overlap(
 
 
 def softmax_overlap(logits: Voxels, *, squared: bool = False) -> Overlap:
-    """The counts of softmax(logits) against a label map, without a tensor of probabilities; for CPU tensors.
+    """The counts of softmax(logits) against a label map, without a tensor of probabilities; for devices with a kernel.
 
     Args:
         logits: logits (B, C, N) and labels; see :class:`~monai_surrogates.core.inputs.Voxels`.

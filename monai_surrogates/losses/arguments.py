@@ -55,7 +55,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "two_class": (False,),
     "per_image": (False,),
     "method": ("auto",),
-    "bins": (4096,),
+    "bins": (None, 4096),
     "ramp": (0,),
     "switch_epoch": (None,),
     # context: accepted by every loss, read by few

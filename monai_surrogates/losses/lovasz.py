@@ -51,16 +51,19 @@ class LovaszSoftmaxLoss(LovaszLoss):
         method: ``"sort"`` is exact. ``"bins"`` takes linear time: errors in the same one of ``bins`` equal bins are
             ties, with the mean weight over the orders of the tie (sorting takes one of these orders). Its loss is at most
             1/bins below the exact one. Where errors of all sizes occur, and structures hold many times as many voxels as a
-            bin, the loss with 4096 bins lies within 1e-5 of it and the gradient within a relative 5e-3. The gradient
+            bin, the default number of bins gives a loss within 1e-5 of it and a gradient within a relative 5e-3. The gradient
             differs by more for small structures (in 96³ voxels of three classes by 9e-3 for a lesion of 1000 voxels, 7e-2
             for one of 27), and entirely where a network is nearly always sure, right or wrong (most gaps of the logits
             above 12): then most errors lie in one bin, and their order needs ``"sort"`` or more ``bins``.
             Errors must lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with
             ``batch=True``, batches) of up to two voxels per bin, where sorting costs about the same and bins take more
-            memory, and the errors of ``other_act``; all else goes into bins. With ``sync=True`` the ranks sum the sizes of
-            their batches to choose alike (on a GPU they take bins); ``"bins"`` saves this sum.
-        bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. One or two channels
-            get four times as many, at little cost, for a gradient within a relative 1e-3.
+            memory, and the errors of ``other_act``; all else goes into bins.
+        bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. By default 4096,
+            but at most one for every 16 voxels of an image (with ``batch=True`` of a batch), and at least 256: a slice of 256²
+            gets 4096, one of 128² 1024, with a loss at most 1/1024 below the exact one. One or two channels get four times as
+            many as given, and by default up to 16384, at little cost, for a gradient within a relative 1e-3 on volumes. With
+            ``sync=True`` the ranks sum the sizes of their batches to choose alike (on a GPU they take the most);
+            ``method="bins"`` with a number saves this sum.
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.PerClassArguments`, here with
             ``classes="present"`` by default.
 
@@ -86,11 +89,14 @@ class LovaszSoftmaxLoss(LovaszLoss):
     default_classes = "present"  # the rule of its paper
 
     def __init__(
-        self, *flags: Any, method: str = "auto", bins: int = 4096, **shared: Unpack[PerClassArguments]
+        self, *flags: Any, method: str = "auto", bins: int | None = None, **shared: Unpack[PerClassArguments]
     ) -> None:
         super().__init__(*flags, method=method, **shared)
-        if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
-            raise ValueError(f"bins must be at least 1, a whole number, and at most {MOST_BINS}, but is {bins!r}.")
+        is_number = isinstance(bins, int) and not isinstance(bins, bool)
+        if bins is not None and not (is_number and 1 <= bins <= MOST_BINS):
+            raise ValueError(
+                f"bins must be at least 1, a whole number, and at most {MOST_BINS}, or None, but is {bins!r}."
+            )
         self.bins = bins
 
     def _per_class(self, voxels: Voxels, activation: Activation) -> tuple[Tensor, Tensor]:

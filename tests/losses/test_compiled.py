@@ -63,6 +63,14 @@ def test_masks(loss, layout):
     assert_compiles(loss, x, torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float())
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("form", FORMS)
+def test_an_input_without_a_gradient(form, classes):
+    loss, settings = FORMS[form]
+    x, y = torch.randn(1, classes, *LARGE), torch.randint(0, classes, (1, 1, *LARGE))
+    torch.testing.assert_close(torch.compile(loss(**settings), fullgraph=True)(x, y), loss(**settings)(x, y))
+
+
 ONE_PROCESS = """
 import torch
 from monai_surrogates.losses import LovaszSoftmaxLoss

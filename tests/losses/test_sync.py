@@ -1,5 +1,7 @@
 """sync=True: loss and parameter gradients under DistributedDataParallel are those of one process on the whole batch."""
 
+import itertools
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -124,6 +126,49 @@ def test_ranks_together_are_one_process(world_size):
             torch.testing.assert_close(of_rank, value, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
             for mine, whole in zip(gradients_of_rank, gradients, strict=True):
                 torch.testing.assert_close(mine, whole, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# One rank's share of the voxels is large enough for a kernel, the other's is not.
+SHARES = [slice(0, 40_000), slice(40_000, 40_100)]
+FORMS = {
+    "overlap": (losses.SoftDiceLoss, {}),
+    "auto": (losses.LovaszSoftmaxLoss, {}),
+    "bins": (losses.LovaszSoftmaxLoss, {"method": "bins", "bins": 64}),
+    "sort": (losses.LovaszSoftmaxLoss, {"method": "sort"}),
+}
+
+
+def image_of_all_ranks(classes):
+    generator = torch.Generator().manual_seed(classes)
+    x = torch.randn(1, classes, SHARES[-1].stop, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, classes, (1, 1, SHARES[-1].stop), generator=generator)
+
+
+def loss_and_slopes(form, x, y, **arguments):
+    cls, settings = FORMS[form]
+    x = x.clone().requires_grad_()
+    value = cls(softmax=True, to_onehot_y=True, batch=True, **settings, **arguments)(x, y)
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+def unequal_rank_main(rank, world_size, port, results):
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    for form, classes in itertools.product(FORMS, (2, 3)):
+        x, y = image_of_all_ranks(classes)
+        results[rank, form, classes] = loss_and_slopes(form, x[..., SHARES[rank]], y[..., SHARES[rank]], sync=True)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_with_images_of_unequal_size_take_one_form():
+    results = results_of_ranks(unequal_rank_main, len(SHARES))
+    for form, classes in itertools.product(FORMS, (2, 3)):
+        value, slopes = loss_and_slopes(form, *image_of_all_ranks(classes))
+        for rank, share in enumerate(SHARES):
+            of_rank, own = results[rank, form, classes]
+            torch.testing.assert_close(of_rank, value, rtol=1e-10, atol=1e-10)
+            # DistributedDataParallel takes the mean over the ranks
+            torch.testing.assert_close(own, len(SHARES) * slopes[..., share], rtol=1e-6, atol=1e-12)
 
 
 def test_without_a_process_group_sync_changes_nothing():

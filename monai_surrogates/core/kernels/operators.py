@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,38 +11,47 @@ from torch.library import Library
 
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # operator -> its form on a CPU
-KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers in an image from which on a kernel pays
-SMALL_IMAGE = 2**17  # below it a kernel's calls, for each item, cost more than torch's operators on all items at once
+KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers from which on a kernel pays
+SMALL_BATCH = 2**14  # logits; below it a kernel's calls cost as much as torch's operators
 
 
-def implement(name: str, form: Callable[..., Any], *, device: str, pays_from: int | None = SMALL_IMAGE) -> None:
-    """Give an operator its form for a device.
+def implement(
+    name: str,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    *,
+    device: str,
+    pays_from: int = SMALL_BATCH,
+) -> None:
+    """Give an operator its form for a device: from then on it is chosen there.
 
     Args:
-        name: an operator that is defined.
-        form: its function; autocast, which would turn the products inside to half precision, is off in it.
+        name: an operator that is defined; that of its derivative, if it has one, is ``name_backward``.
+        forward: its function; autocast, which would turn the products inside to half precision, is off in it.
+        backward: the function of its derivative, which gets the tensors that ``forward`` has saved.
         device: torch's device type, such as ``"cpu"``.
-        pays_from: numbers in an image from which on :func:`has_kernel` chooses the form; None for an operator that is not
-            chosen, such as a backward pass.
+        pays_from: numbers from which on :func:`has_kernel` chooses the form.
     """
-    form = torch.autocast(device, enabled=False)(form)
-    LIBRARY.impl(name, form, device.upper())
-    if device == "cpu":
-        FUNCTIONS[name] = form
-    if pays_from is not None:
-        KERNELS[name, device] = pays_from
+    forms = {name: forward} if backward is None else {name: forward, f"{name}_backward": backward}
+    for operator, form in forms.items():
+        run = torch.autocast(device, enabled=False)(form)
+        LIBRARY.impl(operator, run, device.upper())
+        if device == "cpu":
+            FUNCTIONS[operator] = run
+    KERNELS[name, device] = pays_from
 
 
-def describe(name: str, form: Callable[..., Any]) -> None:
-    """Give an operator its form for the compiler and the meta device: shapes alone."""
-    LIBRARY.impl(name, form, "Meta")
+def describe(name: str, forward: Callable[..., Any], backward: Callable[..., Any] | None = None) -> None:
+    """Give an operator, and its derivative, the form for the compiler and the meta device: shapes alone."""
+    LIBRARY.impl(name, forward, "Meta")
+    if backward is not None:
+        LIBRARY.impl(f"{name}_backward", backward, "Meta")
 
 
-def has_kernel(name: str, x: Tensor) -> bool:
-    """Whether an operator has a form of its own for the device of a batch (B, ..., N), and pays for images of its size."""
-    pays_from = KERNELS.get((name, x.device.type))
-    of_item = math.prod(x.shape[1:]) if x.ndim > 1 else x.numel()
-    return pays_from is not None and of_item >= pays_from
+def has_kernel(name: str, device: torch.device, numbers: int) -> bool:
+    """Whether an operator has a form of its own for a device, and pays for so many numbers: logits, or errors of a row."""
+    pays_from = KERNELS.get((name, device.type))
+    return pays_from is not None and numbers >= pays_from
 
 
 def define_everywhere(schema: str, function: Callable[..., Any]) -> None:

@@ -6,19 +6,18 @@ the cache; between the passes only 1/Σ exp x and p_y of each voxel are saved (n
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from monai_surrogates.core.activation import softmax_slopes
-from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels.operators import LIBRARY, describe, implement, shaped_as_first
+from monai_surrogates.core.kernels import overlap as _operators  # noqa: F401 - defines them
+from monai_surrogates.core.kernels.operators import implement
 from monai_surrogates.core.kernels.tiles import (
     balance,
+    buffers_for,
     exponentials,
     exponentials_again,
-    tile_size,
+    in_flat_rows,
+    shaped_as,
     tiles,
     two_class_error_logits,
     two_class_gap,
@@ -26,106 +25,57 @@ from monai_surrogates.core.kernels.tiles import (
 )
 from monai_surrogates.core.sums import block_sum
 
-LIBRARY.define("softmax_overlap(Tensor logits, Tensor labels, Tensor? valid, bool squared) -> (Tensor, Tensor)")
-LIBRARY.define(
-    "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor saved, Tensor slopes) -> Tensor"
-)
-
-
-def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
-    """Σ p_y, Σ p (Σ p² if squared) and the labels' voxels, per item and class of p = softmax(logits), differentiable.
-
-    Args:
-        logits: (B, C, N), float32 or float64, C above 1.
-        labels: (B, N), whole numbers of any type.
-        valid: (B, N) bool, False for voxels that do not count; None if all do.
-        squared: squared volumes.
-
-    Returns:
-        (3, B, C) in float64: intersection, volume and reference volume.
-    """
-    counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]  # no types
-    return counts[0]
-
-
-class _SoftmaxOverlap(torch.autograd.Function):
-    @staticmethod
-    def forward(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-        counts, saved = torch.ops.monai_surrogates.softmax_overlap(logits, labels, valid, squared)
-        return counts, saved
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        logits, labels, valid, ctx.squared = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # no zeros, as large as the logits, in place of missing gradients
-        ctx.save_for_backward(logits, labels, valid, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        if gradients[0] is None:
-            return None, None, None, None
-        logits, labels, valid, saved = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated once more
-            grad = _plain_slopes(logits, labels, valid, ctx.squared, gradients[0])
-        else:
-            grad = torch.ops.monai_surrogates.softmax_overlap_backward(
-                logits, labels, valid, ctx.squared, saved, gradients[0].contiguous()
-            )
-        return grad, None, None, None
-
 
 def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
     counts = torch.zeros(3, batch, num_classes, dtype=torch.float64)
     if num_classes == 2:
-        for item, x, v, y in tiles(logits, valid, labels):
-            counts[:, item] += _two_class_counts(x, y, v, squared)
+        for items, x, v, y in tiles(logits, valid, labels):
+            counts[:, items] += _two_class_counts(x, y, v, squared)
         return counts, logits.new_empty(0)
     saved = logits.new_empty(batch, 2, voxels)  # the scale and p_y
-    buffer = logits.new_empty(num_classes, tile_size(logits))
-    for item, x, v, y, (scale, own) in tiles(logits, valid, labels, saved):
+    (buffer,) = buffers_for(logits)
+    for items, x, v, y, saved_x in tiles(logits, valid, labels, saved):
+        scale, own = saved_x.unbind(1)
         y = y.long()
-        e, factor = exponentials(x, buffer[:, : x.shape[1]], scale)
-        p = e.mul_(factor if v is None else factor * v)
-        torch.gather(p, 0, y.unsqueeze(0), out=own.unsqueeze(0))
-        counts[0, item] += torch.bincount(y, weights=own.double(), minlength=num_classes)
+        place = in_flat_rows(y, num_classes)
+        e, factor = exponentials(x, shaped_as(x, buffer), scale)
+        p = e.mul_((factor if v is None else factor * v).unsqueeze(1))
+        torch.gather(p, 1, y.unsqueeze(1), out=own.unsqueeze(1))
+        counts[0, items] += _by_class(place, own.double(), counts[0, items])
         if squared:  # those near 1 in float64, because 1 − 2I/(Σp² + Σy²) cancels
-            counts[1, item] += torch.bincount(y, weights=own.double().square(), minlength=num_classes)
-            p.scatter_(0, y.unsqueeze(0), 0).square_()
-        counts[1, item] += block_sum(p)
-        counts[2, item] += torch.bincount(y, weights=v, minlength=num_classes)
+            counts[1, items] += _by_class(place, own.double().square(), counts[1, items])
+            p.scatter_(1, y.unsqueeze(1), 0).square_()
+        counts[1, items] += block_sum(p)
+        counts[2, items] += _by_class(place, v, counts[2, items])
     return counts, saved
+
+
+def _by_class(place: Tensor, values: Tensor | None, like: Tensor) -> Tensor:
+    """Σ of values (b, n), or the number of voxels, of each item and class, (b, C) as ``like``."""
+    weights = None if values is None else values.flatten()
+    return torch.bincount(place, weights=weights, minlength=like.numel()).view(like.shape)
 
 
 def _slopes(
     logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, saved: Tensor, slopes: Tensor
 ) -> Tensor:
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    num_classes = logits.shape[1]
-    if num_classes == 2:
-        for item, x, v, y, out in tiles(logits, valid, labels, grad):
-            _two_class_slopes(x, y, v, squared, slopes[0, item], slopes[1, item], out)
+    if logits.shape[1] == 2:
+        for items, x, v, y, out in tiles(logits, valid, labels, grad):
+            _two_class_slopes(x, y, v, squared, slopes[0, items], slopes[1, items], out)
         return grad
-    buffers = logits.new_empty(2, num_classes, tile_size(logits))
+    of_e, of_g = buffers_for(logits, 2)
     of_p = _slopes_of_squares if squared else _slopes_of_p
-    for item, x, v, y, (scale, own), out in tiles(logits, valid, labels, saved, grad):
-        e, g = buffers[..., : x.shape[1]]
-        e, factor = exponentials_again(x, e, scale)
+    for items, x, v, y, saved_x, out in tiles(logits, valid, labels, saved, grad):
+        scale, own = saved_x.unbind(1)
+        e, factor = exponentials_again(x, shaped_as(x, of_e), scale)
         factor = factor if v is None else factor * v
-        terms = of_p(e, factor, y.long(), own, slopes[0, item], slopes[1, item], g)
+        g = shaped_as(x, of_g)
+        terms = of_p(e, factor, y.long(), own, slopes[0, items], slopes[1, items], g)
         torch.mul(e, g, out=out)
         balance(out, e, factor, terms)
     return grad
-
-
-def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, slopes: Tensor) -> Tensor:
-    """The same by torch's own operators."""
-    p, labels = Voxels(logits, labels, valid).zeroed().input.softmax(1), labels.long().unsqueeze(1)
-    of_own, of_volume, _ = slopes.to(logits.dtype).unsqueeze(-1)
-    of_p = (2 * p if squared else torch.ones_like(p)) * of_volume
-    of_p = of_p.scatter_add(1, labels, of_own.expand_as(p).gather(1, labels))
-    return softmax_slopes(p, of_p if valid is None else of_p * valid.unsqueeze(1))
 
 
 def _slopes_of_p(
@@ -134,23 +84,23 @@ def _slopes_of_p(
     """(g_c − s)·factor, which times e_c is ∂L/∂x_c: g_c = a_c + [c = y] b_y and s = Σ_k p_k g_k = Σ_k p_k a_k + p_y b_y.
 
     Args:
-        e: first factor of the probabilities p = e·factor of a tile, (C, n).
-        factor: second factor, 0 for voxels that do not count, (n,).
-        y: labels, (n,).
-        own: the probability of each label, p_y, (n,).
-        of_own: b, slopes of the intersection, (C,), float64.
-        of_volume: a, slopes of the volume, (C,), float64.
-        out: the result, (C, n).
+        e: first factor of the probabilities p = e·factor of a tile, (b, C, n).
+        factor: second factor, 0 for removed voxels, (b, n).
+        y: labels, (b, n).
+        own: the probability of each label, p_y, (b, n).
+        of_own: slopes of the intersection, b in the equation, (b, C), float64.
+        of_volume: slopes of the volume, a in the equation, (b, C), float64.
+        out: the result, (b, C, n).
 
     Returns:
-        Σ_k p_k |a_k| + p_y |b_y|, (n,): the rounding error of g_c − s, in units of eps.
+        Σ_k p_k |a_k| + p_y |b_y|, (b, n): the rounding error of g_c − s, in units of eps.
     """
-    a, b_y = of_volume.to(e.dtype), of_own.to(e.dtype).index_select(0, y)
-    mean, terms = (torch.stack([a, a.abs()]) @ e).mul_(factor).unbind()
+    a, b_y = of_volume.to(e.dtype), _at_labels(of_own.to(e.dtype), y)
+    mean, terms = torch.bmm(torch.stack([a, a.abs()], 1), e).mul_(factor.unsqueeze(1)).unbind(1)
     mean.addcmul_(own, b_y)
     terms.addcmul_(own, b_y.abs())
-    torch.mm(torch.stack([a, -torch.ones_like(a)], dim=1), torch.stack([factor, mean * factor]), out=out)
-    out.scatter_add_(0, y.unsqueeze(0), b_y.mul_(factor).unsqueeze(0))
+    torch.bmm(torch.stack([a, -torch.ones_like(a)], 2), torch.stack([factor, mean * factor], 1), out=out)
+    out.scatter_add_(1, y.unsqueeze(1), b_y.mul_(factor).unsqueeze(1))
     return terms
 
 
@@ -161,18 +111,23 @@ def _slopes_of_squares(
 
     Near a perfect prediction g_y vanishes, so it is taken as (b_y + 2 a_y) − 2 a_y(1 − p_y), with 1 − p_y = Σ_{k≠y} p_k.
     """
-    labels, twice = y.unsqueeze(0), 2 * of_volume
-    torch.mul(e, factor, out=out).scatter_(0, labels, 0)
+    labels, twice = y.unsqueeze(1), 2 * of_volume
+    torch.mul(e, factor.unsqueeze(1), out=out).scatter_(1, labels, 0)
     perfect, slope = (of_own + twice).to(e.dtype), twice.to(e.dtype)
-    g_y = perfect.index_select(0, y).addcmul_(slope.index_select(0, y), out.sum(0), value=-1)
-    out.mul_(slope.unsqueeze(1)).scatter_(0, labels, g_y.unsqueeze(0))
-    mean = (e * out).sum(0).mul_(factor)
-    out.sub_(mean).mul_(factor)
+    g_y = _at_labels(perfect, y).addcmul_(_at_labels(slope, y), out.sum(1), value=-1)
+    out.mul_(slope.unsqueeze(2)).scatter_(1, labels, g_y.unsqueeze(1))
+    mean = (e * out).sum(1).mul_(factor)
+    out.sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1))
     return mean
 
 
+def _at_labels(of_classes: Tensor, y: Tensor) -> Tensor:
+    """The number (b, C) of each voxel's class, (b, n)."""
+    return of_classes.flatten().index_select(0, in_flat_rows(y, of_classes.shape[1])).view(y.shape)
+
+
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:
-    """Intersections, volumes and references of both classes, from the errors e = |p₁ − y| and 1 − e, each with all its digits.
+    """Intersections, volumes and references (3, b, 2), from the errors e = |p₁ − y| and 1 − e, each with all its digits.
 
     A class that is absent has 0 exactly. What one class misses is added to the other: |A₁| = Σ_{y=1} (1 − e) + Σ_{y=0} e.
     """
@@ -180,24 +135,24 @@ def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> 
     logits = two_class_error_logits(two_class_gap(x), inside)
     right = None if squared else torch.neg(logits).sigmoid_()
     errors = logits.sigmoid_()
-    size = torch.tensor(float(len(y)) if v is None else float(torch.count_nonzero(v)), dtype=torch.float64)
+    size = errors.new_full((len(y),), y.shape[1]).double() if v is None else torch.count_nonzero(v, dim=1).double()
     if v is not None:
         for of_voxels in (errors, inside):
             of_voxels.mul_(v)
-    reference = _by_class(size, block_sum(inside))
-    missed = _by_class(block_sum(errors), block_sum(errors * inside))
+    reference = _of_both(size, block_sum(inside))
+    missed = _of_both(block_sum(errors), block_sum(errors * inside))
     if right is None:  # squared: (1 − e)² = 1 − 2e + e², so that 1 − 2I/(Σp² + Σy²) does not cancel
         squares = errors.square_()
-        of_squares = _by_class(block_sum(squares), block_sum(inside.mul_(squares)))
-        return torch.stack([reference - missed, reference - 2 * missed + of_squares + of_squares.flip(0), reference])
+        of_squares = _of_both(block_sum(squares), block_sum(inside.mul_(squares)))
+        return torch.stack([reference - missed, reference - 2 * missed + of_squares + of_squares.flip(1), reference])
     right = right if v is None else right.mul_(v)
-    hit = _by_class(block_sum(right), block_sum(inside.mul_(right)))
-    return torch.stack([hit, hit + missed.flip(0), reference])
+    hit = _of_both(block_sum(right), block_sum(inside.mul_(right)))
+    return torch.stack([hit, hit + missed.flip(1), reference])
 
 
-def _by_class(everywhere: Tensor, inside: Tensor) -> Tensor:
-    """A sum over all voxels as one outside class 1 and one inside; 0 for a class that is absent, as both are then the same."""
-    return torch.stack([everywhere - inside, inside])
+def _of_both(everywhere: Tensor, inside: Tensor) -> Tensor:
+    """Sums (b,) over all voxels as those outside class 1 and inside, (b, 2); 0 for an absent class, whose sums are equal."""
+    return torch.stack([everywhere - inside, inside], 1)
 
 
 def _two_class_slopes(
@@ -209,29 +164,20 @@ def _two_class_slopes(
     """
     inside, gap = y.to(x.dtype), two_class_gap(x)
     if squared:
-        at_perfect, sum_of_a = of_own + 2 * of_volume, float(of_volume.sum())
+        at_perfect, sum_of_a = of_own + 2 * of_volume, of_volume.sum(1, keepdim=True).to(x.dtype)
         errors, sign = two_class_error_logits(gap, inside).sigmoid_(), 2 * inside - 1
-        g = _lerp(at_perfect[0], at_perfect[1], inside).sub_(errors, alpha=2 * sum_of_a).mul_(sign)
+        g = _lerp(at_perfect[:, 0], at_perfect[:, 1], inside).addcmul_(errors, sum_of_a, value=-2).mul_(sign)
     else:
-        of_p = of_volume[1] - of_volume[0]
-        g = _lerp(of_p - of_own[0], of_p + of_own[1], inside)
+        of_p = of_volume[:, 1] - of_volume[:, 0]
+        g = _lerp(of_p - of_own[:, 0], of_p + of_own[:, 1], inside)
     if v is not None:
         g.mul_(v)
     two_class_gradient(g, gap, out)
 
 
 def _lerp(outside: Tensor, inside: Tensor, of: Tensor) -> Tensor:
-    """The one number outside class 1, the other one inside."""
-    return torch.lerp(outside.to(of.dtype), inside.to(of.dtype), of)
+    """The one number of an item outside class 1, the other one inside."""
+    return torch.lerp(outside.to(of.dtype).unsqueeze(1), inside.to(of.dtype).unsqueeze(1), of)
 
 
-def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-    batch, num_classes, voxels = logits.shape
-    saved = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
-    return logits.new_empty(3, batch, num_classes, dtype=torch.float64), saved
-
-
-implement("softmax_overlap", _counts, device="cpu")
-implement("softmax_overlap_backward", _slopes, device="cpu", pays_from=None)
-describe("softmax_overlap", _no_counts)
-describe("softmax_overlap_backward", shaped_as_first)
+implement("softmax_overlap", _counts, _slopes, device="cpu")

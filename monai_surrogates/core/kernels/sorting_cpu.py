@@ -14,6 +14,8 @@ from torch import Tensor
 from monai_surrogates.core.kernels.operators import LIBRARY, describe, implement, shaped_as_first
 from monai_surrogates.core.lovasz_weights import is_reference_of, lovasz_jaccard_weights
 
+SHORT_ROW = 2**12  # voxels; below it the calls for each row cost more than torch's sort of all rows
+
 LIBRARY.define("lovasz_weights_by_row(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 
 
@@ -72,5 +74,5 @@ def _falling_order(x: Tensor) -> Tensor:
     return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
 
 
-implement("lovasz_weights_by_row", _weights_by_row, device="cpu")
+implement("lovasz_weights_by_row", _weights_by_row, device="cpu", pays_from=SHORT_ROW)
 describe("lovasz_weights_by_row", shaped_as_first)
