@@ -14,7 +14,6 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from monai_surrogates._names import unknown_name as unknown_name
 from monai_surrogates.core import inputs
 
 Weight = Sequence[float] | float | Tensor | None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from monai_surrogates._names import unknown_name
 from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.activation import Activation, read_activation
 from monai_surrogates.core.distributed import rank_sum
@@ -26,7 +27,6 @@ from monai_surrogates.losses.arguments import (
     fit_weight,
     named_flags,
     settings,
-    unknown_name,
     warn_of_foreign,
     warn_user,
 )
