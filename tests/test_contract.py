@@ -507,6 +507,84 @@ def test_a_bad_label_is_named_with_the_cure(name):
         loss(x, y.clamp(max=1) * 0.5)
 
 
+NOISE, FRACTION = 9e-4, 1.1e-3  # a file's slope and intercept move a label by less than 1e-3
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FORMS = pytest.mark.parametrize("form", ["kernels", "plain"])
+HARD = [n for n in LOVASZ if not any(word in n for word in ("CE", "Scheduled"))]  # targets of 0 and 1 alone
+
+
+def noisy(y, dtype):
+    """Whole numbers and uniform noise, which the type may round away."""
+    noise = torch.rand(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return (y + NOISE * (2 * noise - 1)).to(dtype)
+
+
+def assert_noise_changes_nothing(loss, x, y):
+    expected, expected_grad = gradient(loss, x, y)
+    for dtype in FLOATS:
+        value, grad = gradient(loss, x, noisy(y, dtype))
+        assert torch.equal(value, expected)
+        assert torch.equal(grad, expected_grad)
+
+
+@every_loss_but(ONE_CHANNEL, "a mask is no label map")
+@FORMS
+@pytest.mark.parametrize("ignored", [None, 9], ids=["all voxels", "ignoring"])
+def test_noise_changes_nothing_in_a_label_map(name, form, ignored, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(operators, "KERNELS", {})
+    x, y = random_batch(name)
+    if ignored is not None:
+        y[..., 3:] = ignored
+    assert_noise_changes_nothing(make(name, ignore_index=ignored), x, y)
+
+
+@pytest.mark.parametrize("name", HARD)
+@FORMS
+@pytest.mark.parametrize("ignored", [None, 2, 255], ids=["all voxels", "a class", "a mark"])
+def test_noise_changes_nothing_in_the_masks_of_a_lovasz_loss(name, form, ignored, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(operators, "KERNELS", {})
+    x, y = random_batch(name)
+    masks_of_y = masks(name, y)
+    if ignored is not None and (name in ONE_CHANNEL or ignored >= CLASSES):
+        masks_of_y[..., 3:] = ignored
+    assert_noise_changes_nothing(make(name, to_onehot_y=False, ignore_index=ignored), x, masks_of_y)
+
+
+@every_loss_but(ONE_CHANNEL, "a mask is no label map")
+@pytest.mark.parametrize("value", [FRACTION, 2.25, 7.25], ids=["at 0", "at a label", "at the ignored label"])
+def test_a_fraction_in_a_label_map_is_refused_with_its_value(name, value):
+    x, y = random_batch(name)
+    for dtype in FLOATS:
+        target = y.to(dtype)
+        target[0, 0, 0, 3] = value
+        with pytest.raises(ValueError, match=rf"whole-number labels, but holds {target[0, 0, 0, 3].item()!r}"):
+            make(name, ignore_index=7)(x, target)
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("value", [FRACTION, 0.998])
+def test_a_fraction_in_a_lovasz_mask_is_refused_with_its_value(name, value):
+    x, y = random_batch(name)
+    for dtype in FLOATS:
+        target = masks(name, y).to(dtype)
+        target[0, 0, 0, 3] = value
+        with pytest.raises(
+            ValueError, match=rf"but holds {target[0, 0, 0, 3].item():g}; for soft labels use SoftJaccardLoss"
+        ):
+            make(name, to_onehot_y=False)(x, target)
+
+
+@every_loss_but(ONE_CHANNEL, "a mask is no label map")
+def test_nan_is_no_label(name):
+    x, y = random_batch(name)
+    y = y.double()
+    y[0, 0, 0, 3] = torch.nan
+    with pytest.raises(ValueError, match="whole-number labels, but holds nan"):
+        make(name)(x, y)
+
+
 @every_loss_but(SEVERAL_CLASSES, "a label map is no mask")
 @pytest.mark.parametrize("value", [7, -1])
 def test_a_mask_out_of_range_names_its_value(name, value):

@@ -55,7 +55,8 @@ def hard_overlap(
 
     Both sides are tensors (B, 1 or C, spatial...), or lists of B images (1 or C, spatial...) of any size each. With
     ``num_classes`` above 1 a single channel is a label map, in any number type that holds whole numbers; C channels are masks
-    of 0 and 1, which may overlap. A label map is compared with masks as well: these must then be one-hot.
+    of 0 and 1, which may overlap. A label map is compared with masks as well: these must then be one-hot. Noise below 1e-3,
+    as of a file's slope, counts as the nearest whole number.
 
     Args:
         prediction: label maps or masks; probabilities or logits with ``threshold`` or ``argmax``.
@@ -221,11 +222,11 @@ class OverlapCounter:
         """The valid voxels of a tile, (n,) bool; None if all are."""
         if mask is not None and check:
             check_whole_numbers(mask, None, "mask", ("mark the voxels that count with 1, the others with 0.",) * 2)
-        marked = None if mask is None else mask != 0
+        marked = None if mask is None else differs_from(mask, 0)
         if self.ignore_index is None:
             return marked
         if 0 <= self.ignore_index < r.shape[0] > 1:
-            valid = r[self.ignore_index] == 0
+            valid = ~differs_from(r[self.ignore_index], 0)
         else:
             valid = differs_from(r, self.ignore_index).all(0)
         return valid if marked is None else valid & marked
@@ -241,14 +242,14 @@ class OverlapCounter:
         """Labels, or masks where ``num_classes`` is None, whose values are fit for a narrow type wherever they count."""
         limit = num_classes or 2
         if not check and not num_classes:
-            return x != 0
+            return differs_from(x, 0)
         if not check:  # values that are no class become C, too large for some narrow types
-            x = x if x.is_floating_point() else x.long()
+            x = x.round() if x.is_floating_point() else x.long()
             return torch.where((x >= 0) & (x < limit), x, limit)
         if valid is not None and not holds_whole_numbers(x, limit):
             x = torch.where(valid, x, 0)  # removed voxels may hold anything
-        check_whole_numbers(x, num_classes, self.names[side], (_LABEL_CURES if num_classes else _MASK_CURES)[side])
-        return x
+        cures = (_LABEL_CURES if num_classes else _MASK_CURES)[side]
+        return check_whole_numbers(x, num_classes, self.names[side], cures)
 
 
 _FRACTION_CURE = "give threshold= for masks, or argmax=True for one channel per class"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 PROBABILITY_SLACK = 1e-3  # half precision rounds a probability of 1 upwards
+NOISE = 1e-3  # the slope and intercept of a file may move a label this far from a whole number
 
 
 class ShapeMismatchError(AssertionError, ValueError):
@@ -27,7 +28,7 @@ class Voxels(NamedTuple):
 
     Attributes:
         input: logits or probabilities, (B, C, N), float32 or float64.
-        target: label map (B, N), or one value per class (B, C, N) in the input's type; zeros in removed voxels.
+        target: label map (B, N), whole numbers, or one value per class (B, C, N) in the input's type; zeros in removed voxels.
         valid: (B, N), True where the voxel counts; None if every voxel does.
         spatial: lengths of the spatial axes before they were flattened.
     """
@@ -62,7 +63,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 def flatten_voxels(
     input: Tensor, target: Tensor, *, label_map: bool, ignore_index: int | None, structures: bool = False
 ) -> Voxels:
-    """Bring a batch into the one form that the core reads, without a copy of the input or of a label map where none is needed.
+    """Bring a batch into the one form that the core reads; input and integer label maps are copied only where needed.
+
+    Labels in a floating-point type become the nearest whole number; NaN stays.
 
     Args:
         input: (B, C, spatial...).
@@ -74,6 +77,7 @@ def flatten_voxels(
     """
     x = at_least_float32(plain_tensor(input)).flatten(2)
     y = signed(plain_tensor(target)).flatten(2)
+    y = y.round() if label_map and y.is_floating_point() else y
     valid = None if ignore_index is None else _valid_voxels(y, ignore_index, structures)
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:
@@ -86,9 +90,9 @@ def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor
     if num_channels == 1:
         return differs_from(target[:, 0], ignore_index)
     if 0 <= ignore_index < num_channels:
-        return target[:, ignore_index] != 1
+        return differs_from(target[:, ignore_index], 1)
     unmarked = differs_from(target, ignore_index).all(dim=1)
-    return unmarked if structures else unmarked & (target != 0).any(dim=1)
+    return unmarked if structures else unmarked & differs_from(target, 0).any(dim=1)
 
 
 def check_tensors(input: object, target: object) -> None:
@@ -142,20 +146,37 @@ def _shape_cure(input: Tensor, target: Tensor, label_map: bool) -> str:
     return "crop or resample one of the two."
 
 
+def check_no_fraction(labels: Tensor, name: str = "target") -> None:
+    """Labels, as they are given, must be whole numbers but for noise.
+
+    Raises:
+        ValueError: a fraction or NaN, which is named.
+    """
+    fraction = _find_fraction(plain_tensor(labels))
+    if fraction is not None:
+        raise ValueError(
+            f"{name} must hold whole-number labels, but holds {fraction!r}; "
+            "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
+        )
+
+
+def _find_fraction(values: Tensor) -> float | None:
+    """The first value that is NaN, or at least ``NOISE`` away from a whole number."""
+    if not values.is_floating_point() or torch.equal(values, values.round()):
+        return None
+    values = without_noise(values)
+    fractions = values[values != values.round()]
+    return fractions[0].item() if len(fractions) else None
+
+
 def check_labels(labels: Tensor, num_classes: int, name: str = "target") -> None:
-    """Labels must be whole numbers in 0..num_classes-1 (removed voxels hold 0 by now).
+    """Whole-number labels must lie in 0..num_classes-1 (removed voxels hold 0 by now).
 
     Raises:
         ValueError: the offending label is named.
     """
     if labels.numel() == 0:
         return
-    if labels.is_floating_point() and bool((labels != labels.round()).any()):
-        worst = labels[labels != labels.round()][0].item()
-        raise ValueError(
-            f"{name} must hold whole-number labels, but holds {worst!r}; "
-            "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
-        )
     low, high = labels.aminmax()
     for label in (low.item(), high.item()):
         if not 0 <= label < num_classes:
@@ -186,15 +207,15 @@ def check_fractions(values: Tensor, name: str, cure: str) -> None:
 
 
 def check_hard(target: Tensor) -> None:
-    """Lovász losses are defined for hard references alone.
+    """Lovász losses are defined for hard references alone, here with values in [0, 1] by :func:`check_fractions`.
 
     Raises:
-        ValueError: some value is neither 0 nor 1.
+        ValueError: some value is neither 0 nor 1, but for noise.
     """
-    soft = (target != 0) & (target != 1)
-    if bool(soft.any()):
+    fraction = _find_fraction(target)
+    if fraction is not None:
         raise ValueError(
-            f"target must hold 0 and 1 alone for a Lovász loss, but holds {target[soft][0].item():g}; "
+            f"target must hold 0 and 1 alone for a Lovász loss, but holds {fraction:g}; "
             "for soft labels use SoftJaccardLoss(soft_label=True)."
         )
 
@@ -211,8 +232,8 @@ def holds_whole_numbers(values: Tensor, limit: int) -> bool:
     return not values.is_floating_point() or not bool(values.frac().amax() > 0)
 
 
-def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cures: tuple[str, str]) -> None:
-    """Labels are whole numbers in 0..num_classes-1, masks hold 0 and 1.
+def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cures: tuple[str, str]) -> Tensor:
+    """Labels are whole numbers in 0..num_classes-1, masks hold 0 and 1, both but for noise.
 
     Args:
         values: any shape and number type.
@@ -220,12 +241,18 @@ def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cure
         name: their name in the message.
         cures: the cure of a fraction, and of a whole number out of range (may hold ``{value:g}``).
 
+    Returns:
+        The values without noise.
+
     Raises:
         ValueError: the offending value is named.
     """
     limit = num_classes or 2
     if holds_whole_numbers(values, limit):
-        return
+        return values
+    values = without_noise(values)
+    if holds_whole_numbers(values, limit):
+        return values
     fractions = values != values.trunc() if values.is_floating_point() else torch.zeros_like(values, dtype=torch.bool)
     if bool(fractions.any()):
         found, cure = values[fractions][0].item(), cures[0]
@@ -268,11 +295,24 @@ def check_one_hot(active: Tensor, name: str) -> None:
         )
 
 
+def without_noise(values: Tensor) -> Tensor:
+    """Values nearer than ``NOISE`` to a whole number as that number; fractions, NaN and infinities as they are."""
+    if not values.is_floating_point():
+        return values
+    nearest = values.round()
+    return torch.where((values - nearest).abs() < NOISE, nearest, values)
+
+
 def differs_from(values: Tensor, label: int) -> Tensor:
-    """Where values differ from a label; comparing a narrow type with a number outside its range would wrap around."""
+    """Where values differ from a label by more than noise; NaN does.
+
+    Comparing a narrow type with a number outside its range would wrap around.
+    """
+    if values.is_floating_point():
+        return ~((values - label).abs() < NOISE)
     if values.dtype == torch.bool:
         values = values.to(torch.uint8)
-    if not values.is_floating_point() and not torch.iinfo(values.dtype).min <= label <= torch.iinfo(values.dtype).max:
+    if not torch.iinfo(values.dtype).min <= label <= torch.iinfo(values.dtype).max:
         return torch.ones_like(values, dtype=torch.bool)
     return values != label
 

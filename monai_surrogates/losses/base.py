@@ -128,6 +128,8 @@ class SurrogateLoss(_Loss, ABC):
             input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.is_multilabel()
         )
         if self._checks_now(input):
+            if label_map:
+                inputs.check_no_fraction(target)  # the voxels have rounded labels
             self._check_values(voxels)
         return voxels
 

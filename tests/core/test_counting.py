@@ -251,6 +251,49 @@ def test_without_checks_a_label_out_of_range_belongs_to_no_class():
         assert [counts[0, :2].tolist() for counts in overlap] == [[1, 0], [1, 1], [1, 2]]
 
 
+# Noise: a file's slope and intercept move a label by less than 1e-3
+
+
+FLOATS = [dtype for dtype in DTYPES if dtype.is_floating_point]
+checked_or_not = pytest.mark.parametrize("check", [True, False], ids=["checked", "unchecked"])
+
+
+def noisy(x: torch.Tensor, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (x + 9e-4 * (2 * noise - 1)).to(dtype)
+
+
+@checked_or_not
+@random_cases
+@given(case=label_maps(), dtype=st.sampled_from(FLOATS), ignored=st.sampled_from([None, 1, 255]))
+def test_noise_below_a_thousandth_counts_as_the_nearest_whole_number(check, case, dtype, ignored):
+    prediction, target, num_classes = case
+    labels = [labels_of(x) for x in (prediction, target)]
+    masks = [masks_of(x, num_classes).double() for x in (prediction, target)]
+    if ignored == 255:
+        labels[1][..., :1] = masks[1][..., :1] = 255
+    inside = (torch.arange(prediction.shape[-1]) > 0).double().expand(labels[0].shape)
+    arguments = {"ignore_index": ignored, "mask": inside, "check": check}
+    for p, r, classes in ((*labels, num_classes), (*masks, None)):
+        expected = hard_overlap(p, r, classes, **arguments)
+        arguments_with_noise = {**arguments, "mask": noisy(inside, 2, dtype)}
+        overlap = hard_overlap(noisy(p, 0, dtype), noisy(r, 1, dtype), classes, **arguments_with_noise)
+        assert_counts(overlap, torch.stack(list(expected)).numpy())
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("num_classes", [2, 3, None])
+def test_a_fraction_from_a_thousandth_on_is_refused(dtype, num_classes):
+    bad = torch.tensor([[[0, 1.1e-3, 1]]], dtype=dtype)
+    with pytest.raises(ValueError, match=f"prediction must hold .* but holds {bad[0, 0, 1].item():g}"):
+        hard_overlap(bad, torch.tensor([[[0, 1, 1]]]), num_classes)
+
+
+def test_a_fraction_at_the_ignored_label_is_refused():
+    with pytest.raises(ValueError, match=r"reference must hold whole-number labels, but holds 255\.25"):
+        hard_overlap(values(0, 1), values(255.25, 1), 2, ignore_index=255)
+
+
 # Bad input: argument, expected, found, cure
 
 

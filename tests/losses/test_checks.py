@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from monai.losses import DiceLoss
 from monai.networks import one_hot
 
+from monai_surrogates.core.inputs import flatten_voxels
 from monai_surrogates.losses import (
     LovaszSoftmaxLoss,
     PlainCELoss,
@@ -55,6 +56,22 @@ def test_arrays_are_refused_with_the_cure():
         TypeError, match=r"target must be a torch\.Tensor, but is ndarray; convert it by torch\.as_tensor"
     ):
         SoftDiceLoss(**SOFTMAX)(torch.rand(1, 2, 4), np.zeros((1, 1, 4)))
+
+
+def test_float_labels_become_the_nearest_whole_number_where_no_check_reads_them():
+    given = torch.tensor([[[0.9999, 1.0000100135803223, -0.0005, 0.75, 254.9995, torch.nan]]])
+    voxels = flatten_voxels(torch.zeros(1, 2, 6), given, label_map=True, ignore_index=255)
+    torch.testing.assert_close(
+        voxels.target, torch.tensor([[1, 1, 0, 1, 0, torch.nan]]), rtol=0, atol=0, equal_nan=True
+    )
+    assert voxels.valid.tolist() == [[True, True, True, True, False, True]]
+    assert given[0, 0, 0] == torch.tensor(0.9999)  # the user's own tensor stays
+
+
+def test_integer_labels_are_not_copied():
+    labels = torch.tensor([[[0, 1, 1]]])
+    voxels = flatten_voxels(torch.zeros(1, 2, 3), labels, label_map=True, ignore_index=None)
+    assert voxels.target.data_ptr() == labels.data_ptr()
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, LovaszSoftmaxLoss, PlainCELoss, SoftDiceCELoss])
