@@ -57,7 +57,9 @@ def train(new_bundle: Callable[[], Path], task: Path) -> Train:
     def train(way: str, objective: str) -> tuple[Path, CompletedProcess[str]]:
         root = new_bundle()
         overrides = as_arguments(dataset_dir=task, epochs=1, **SMALL)
-        return root, run_bundle(root, *WAYS[way](objective), *overrides, anew=way == "name")
+        return root, run_bundle(
+            root, *WAYS[way](objective), *overrides, anew=(way, objective) == ("name", "soft_jaccard")
+        )
 
     return train
 
