@@ -84,8 +84,9 @@ def overlap_of(
         >>> overlap_of(Voxels(torch.zeros(1, 2, 2), torch.tensor([[0, 1]]), None), read_activation(softmax=True)).intersection
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
-    of_softmax = activation.kind == "softmax"
-    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", voxels.input.device, voxels.input.numel()):
+    x, of_softmax = voxels.input, activation.kind == "softmax"
+    numbers = x.numel() if x.shape[1] == 2 else x.shape[1:].numel()  # three classes gain by large images, not by many
+    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", x.device, numbers):
         return softmax_overlap(voxels, squared=squared)
     if activation.function is not None:
         voxels = voxels.zeroed()  # an activation sees no removed voxel; soft_overlap itself leaves out theirs

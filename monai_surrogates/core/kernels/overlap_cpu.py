@@ -25,6 +25,8 @@ from monai_surrogates.core.kernels.tiles import (
 )
 from monai_surrogates.core.sums import block_sum
 
+SMALL = 2**17  # logits; below it torch's operators, on all items at once, are as fast
+
 
 def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     batch, num_classes, voxels = logits.shape
@@ -177,7 +179,9 @@ def _two_class_slopes(
 
 def _lerp(outside: Tensor, inside: Tensor, of: Tensor) -> Tensor:
     """The one number of an item outside class 1, the other one inside."""
+    if len(of) == 1:  # torch is faster with numbers
+        return torch.lerp(outside[0].to(of.dtype), inside[0].to(of.dtype), of)
     return torch.lerp(outside.to(of.dtype).unsqueeze(1), inside.to(of.dtype).unsqueeze(1), of)
 
 
-implement("softmax_overlap", _counts, _slopes, device="cpu")
+implement("softmax_overlap", _counts, _slopes, device="cpu", pays_from=SMALL)
