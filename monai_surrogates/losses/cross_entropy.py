@@ -78,10 +78,9 @@ class PlainCELoss(SurrogateLoss):
     ) -> None:
         shared = named_flags(type(self).__name__, flags, shared)
         include_background: bool = shared.pop("include_background", True)
-        # Read with weights alone, as the choice of their classes.
-        is_unread = not include_background and shared.get("weight") is None
-        unread: dict[str, Any] = {"include_background": False} if is_unread else {}
-        super().__init__(**shared, **unread)
+        background: dict[str, Any] = {"include_background": include_background}
+        read = self.reads({**background, "weight": shared.get("weight")})
+        super().__init__(**shared, **({} if "include_background" in read else background))
         self.include_background = include_background
         if self.sync and self.reduction == "none":
             raise ValueError('sync=True sums over all ranks, but reduction="none" does not sum; drop one of the two.')

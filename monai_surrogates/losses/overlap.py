@@ -62,8 +62,8 @@ class OverlapLoss(PerClassLoss):
         **shared: Unpack[PerClassArguments],
     ) -> None:
         constants = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        foreign = {} if smoothing is None else constants
-        super().__init__(*flags, **shared, **foreign)
+        read = self.reads({"smoothing": smoothing, **constants})
+        super().__init__(*flags, **shared, **{name: constants[name] for name in constants.keys() - read.keys()})
         self.smooth_nr, self.smooth_dr = (
             DEFAULT_SMOOTHING if value is None else float(value) for value in constants.values()
         )

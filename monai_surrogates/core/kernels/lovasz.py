@@ -44,9 +44,8 @@ def tiled_lovasz_binned(
     Returns:
         The loss, and the reference volume in voxels: float64, (B, C), or (1, C) of the batch.
     """
-    function = _FUNCTIONS[operator_of(logits.shape[1])]
-    shared = sync and is_shared()
-    loss, volume, *_ = function.apply(logits, labels, valid, bins, batch, shared)  # type: ignore[no-untyped-call]  # no types
+    operator, shared = operator_of(logits.shape[1]), sync and is_shared()
+    loss, volume, *_ = _Lovasz.apply(operator, logits, labels, valid, bins, batch, shared)  # type: ignore[no-untyped-call]  # no types
     if not batch:
         return loss, volume
     both = torch.stack([loss.sum(0, keepdim=True), volume.sum(0, keepdim=True)])
@@ -54,62 +53,51 @@ def tiled_lovasz_binned(
     return loss, volume
 
 
-class _SoftmaxLovasz(torch.autograd.Function):
+class _Lovasz(torch.autograd.Function):
+    """Each operator gives the loss, the volume, and two tensors that its derivative reads."""
+
     @staticmethod
     def forward(
-        logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
+        operator: str, logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
     ) -> tuple[Tensor, ...]:
-        forward = torch.ops.monai_surrogates.lovasz_softmax
-        loss, volume, weighted, scale = forward(logits, labels, valid, bins, batch, sync)
-        return loss, volume, weighted, scale
+        run = getattr(torch.ops.monai_surrogates, operator)
+        loss, volume, first, second = run(logits, labels, valid, bins, batch, sync)
+        return loss, volume, first, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # no zeros, as large as the logits, in place of missing gradients
-        logits, _, valid, *_ = inputs
+        ctx.operator, logits, _, valid, *_ = inputs
         ctx.save_for_backward(logits, valid, *output[2:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
-            return (None,) * 6
+            return (None,) * 7
+        logits, valid, first, second = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
-            logits, valid, weighted, _ = ctx.saved_tensors
-            p = Voxels(logits, weighted, valid).zeroed().input.softmax(1)
-            weights = torch.where(p > 0, weighted / p, 0).detach()
+            p = Voxels(logits, first, valid).zeroed().input.softmax(1)
+            weights = _SIGNED_WEIGHTS[ctx.operator](p, first, second)
             grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
         else:
-            grad = torch.ops.monai_surrogates.lovasz_softmax_backward(*ctx.saved_tensors, gradients[0].contiguous())
-        return grad, None, None, None, None, None
+            run = getattr(torch.ops.monai_surrogates, f"{ctx.operator}_backward")
+            grad = run(logits, valid, first, second, gradients[0].contiguous())
+        return None, grad, None, None, None, None, None
 
 
-class _TwoClasses(_SoftmaxLovasz):
-    @staticmethod
-    def forward(
-        logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
-    ) -> tuple[Tensor, ...]:
-        forward = torch.ops.monai_surrogates.lovasz_two_classes
-        loss, volume, slots, tables = forward(logits, labels, valid, bins, batch, sync)
-        return loss, volume, slots, tables
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if gradients[0] is None:
-            return (None,) * 6
-        logits, valid, slots, tables = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            inside = 2 * (slots.unsqueeze(1) >= tables.shape[-1] // 2).to(logits.dtype) - 1  # 1 in class 1, −1 outside
-            weights = tables.gather(2, slots.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
-            p = Voxels(logits, slots, valid).zeroed().input.softmax(1)
-            grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
-        else:
-            slopes = gradients[0].contiguous()
-            grad = torch.ops.monai_surrogates.lovasz_two_classes_backward(logits, valid, slots, tables, slopes)
-        return grad, None, None, None, None, None
+def _weights_of_products(p: Tensor, weighted: Tensor, _: Tensor) -> Tensor:
+    """Signed weights (B, C, N), the gradient in the probabilities, from their products with these."""
+    return torch.where(p > 0, weighted / p, 0).detach()
 
 
-_FUNCTIONS = {"lovasz_softmax": _SoftmaxLovasz, "lovasz_two_classes": _TwoClasses}
+def _weights_of_slots(p: Tensor, slots: Tensor, tables: Tensor) -> Tensor:
+    """The same of two classes, from the slots of class 1 and the weights of the slots."""
+    inside = 2 * (slots.unsqueeze(1) >= tables.shape[-1] // 2).to(p.dtype) - 1  # 1 in class 1, −1 outside
+    return tables.gather(2, slots.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
+
+
+_SIGNED_WEIGHTS = {"lovasz_softmax": _weights_of_products, "lovasz_two_classes": _weights_of_slots}
 
 
 def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
