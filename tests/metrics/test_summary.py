@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.metrics import ConfusionMatrix, DiceCoefficient, IoU
 from ignite.metrics.confusion_matrix import cmPrecision, cmRecall
-from scipy import stats
 from torchmetrics.functional.segmentation import dice_score, mean_iou
 
 from monai_surrogates import metrics
 from monai_surrogates.core import EMPTY_RULES, SCORES, ScoreTable
 from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageScores
-from monai_surrogates.statistics import RESAMPLES
 from tests import reference
 from tests.metrics.test_per_image import as_labels, as_masks, label_maps
+from tests.statistics.test_intervals import scipy_interval
 
 random_cases = settings(max_examples=40, deadline=None)
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -311,14 +310,7 @@ def test_the_interval_is_scipy_s_over_the_means_of_images():
         values = scores.per_image()[name].nanmean(1).numpy()
         for confidence in (0.95, 0.5):
             found = scores.interval(name, confidence, seed=3)
-            expected = stats.bootstrap(
-                (values,),
-                np.mean,
-                method="BCa",
-                confidence_level=confidence,
-                n_resamples=RESAMPLES,
-                rng=np.random.default_rng(3),
-            ).confidence_interval
+            expected = scipy_interval(values, confidence)
             assert found[1:3] == pytest.approx(tuple(expected))
             assert found.mean == pytest.approx(values.mean())
             assert found.images == 30

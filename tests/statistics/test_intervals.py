@@ -11,18 +11,17 @@ from scipy import stats
 from monai_surrogates.statistics import RESAMPLES, mean_interval
 
 
+def scipy_interval(values, confidence):
+    """Ends of SciPy's BCa interval of a mean, with the seed 3."""
+    settings = {"method": "BCa", "confidence_level": confidence, "n_resamples": RESAMPLES}
+    return stats.bootstrap((values,), np.mean, **settings, rng=np.random.default_rng(3)).confidence_interval
+
+
 @pytest.mark.parametrize("confidence", [0.95, 0.5])
 def test_the_interval_is_scipy_s_and_holds_the_mean(confidence):
     values = np.random.default_rng(1).beta(5, 2, 40)
     found = mean_interval(values, confidence, seed=3)
-    expected = stats.bootstrap(
-        (values,),
-        np.mean,
-        method="BCa",
-        confidence_level=confidence,
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(3),
-    ).confidence_interval
+    expected = scipy_interval(values, confidence)
     assert found[1:3] == pytest.approx(tuple(expected))
     assert found.mean == pytest.approx(values.mean())
     assert found.low < found.mean < found.high
