@@ -1,14 +1,15 @@
 """Hard counts: how many voxels an image and a class have in the prediction, in the reference and in both.
 
-An image is read in tiles that stay in the cache, so that counting needs a few megabytes beside its inputs. Voxels that
-are removed or of no class get the label C, one beyond the last class.
+A batch is read in tiles that stay in the cache, several small images or a part of a large one, so that counting needs a few
+megabytes beside its inputs. Voxels that are removed or of no class get the label C, one beyond the last class.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from monai_surrogates.core.overlap import Overlap
 
 TILE = 2**18  # values
 GPU_TILE = 2**24  # fewer calls; the temporaries of a tile stay far below a volume of logits
-LARGEST_TABLE = 181  # its square still fits into int16
+LARGEST_TABLE = 2**15 - 1  # cells of the confusion matrices of a tile: the largest int16
 
 Images = Tensor | Sequence[Tensor]
 
@@ -151,11 +152,10 @@ class OverlapCounter:
         form = self._form(prediction, reference)
         if mask is not None:
             _check_mask_shape(mask, reference)
-        images = [
-            self._count_image(p, r, m, form, check)
-            for p, r, m in zip(prediction, reference, [None] * len(reference) if mask is None else mask, strict=True)
-        ]
-        return Overlap(*torch.stack(images, dim=1))
+        counts = torch.zeros(3, len(reference), form.num_classes, dtype=torch.int64, device=reference.device)
+        for items, p, r, m in _tiles(prediction, reference, mask, form.num_classes):
+            counts[:, items] += self._count_tile(p, r, m, form, check)
+        return Overlap(*counts)
 
     def _form(self, prediction: Tensor, reference: Tensor) -> _Form:
         for name, x in zip(self.names, (prediction, reference), strict=True):
@@ -188,14 +188,8 @@ class OverlapCounter:
             )
         return _Form(expected.pop(), self.argmax or is_map[0], is_map[1])
 
-    def _count_image(self, p: Tensor, r: Tensor, mask: Tensor | None, form: _Form, check: bool) -> Tensor:
-        """Counts (3, C) of one image, from (1 or C, spatial...)."""
-        total = torch.zeros(3, form.num_classes, dtype=torch.int64, device=r.device)
-        for tile in _tiles(p.flatten(1), r.flatten(1), None if mask is None else mask.flatten()):
-            total += self._count_tile(*tile, form, check)
-        return total
-
     def _count_tile(self, p: Tensor, r: Tensor, mask: Tensor | None, form: _Form, check: bool) -> Tensor:
+        """Counts (3, b, C) of a tile, from (b, 1 or C, n); the mask is (b, n)."""
         num_classes, *is_map = form
         valid = self._valid(r, mask, check)
         sides = [
@@ -205,37 +199,36 @@ class OverlapCounter:
         two_classes = num_classes == 2 and all(is_map)
         if two_classes and not check:  # some labels may be no class, so that each class is counted by itself
             two_classes, is_map = False, [False, False]
-            sides = [torch.cat([x == 0, x == 1]) for x in sides]
-        dtype = _summing_type(r.shape[1]) if two_classes or not any(is_map) else _label_type(num_classes)
-        sides = [x.to(dtype) if valid is None else x.to(dtype) * valid.to(dtype) for x in sides]
-        if two_classes:
-            return count_two_classes(sides[0], sides[1], valid)
-        if not any(is_map):
-            return count_masks(sides[0], sides[1])
+            sides = [torch.cat([x == 0, x == 1], dim=1) for x in sides]
+        if two_classes or not any(is_map):
+            p, r = (x.bool() if valid is None else x.bool() & valid.unsqueeze(1) for x in sides)
+            return count_two_classes(p, r, valid) if two_classes else count_masks(p, r)
+        dtype = _label_type(num_classes)
+        sides = [x.to(dtype) if valid is None else x.to(dtype) * valid.unsqueeze(1).to(dtype) for x in sides]
         labels = [
-            _labels(x[0], num_classes, valid) if is_map[side] else _labels_of_masks(x, self.names[side], check)
+            _labels(x[:, 0], num_classes, valid) if is_map[side] else _labels_of_masks(x, self.names[side], check)
             for side, x in enumerate(sides)
         ]
         return count_labels(labels[0], labels[1], num_classes)
 
     def _valid(self, r: Tensor, mask: Tensor | None, check: bool) -> Tensor | None:
-        """The valid voxels of a tile, (n,) bool; None if all are."""
+        """The valid voxels of a tile, (b, n) bool; None if all are."""
         if mask is not None and check:
             check_whole_numbers(mask, None, "mask", ("mark the voxels that count with 1, the others with 0.",) * 2)
         marked = None if mask is None else differs_from(mask, 0)
         if self.ignore_index is None:
             return marked
-        if 0 <= self.ignore_index < r.shape[0] > 1:
-            valid = ~differs_from(r[self.ignore_index], 0)
+        if 0 <= self.ignore_index < r.shape[1] > 1:
+            valid = ~differs_from(r[:, self.ignore_index], 0)
         else:
-            valid = differs_from(r, self.ignore_index).all(0)
+            valid = differs_from(r, self.ignore_index).all(1)
         return valid if marked is None else valid & marked
 
     def _harden(self, p: Tensor, valid: Tensor | None, check: bool) -> Tensor:
         if check and (self.argmax or self.threshold is not None):
-            check_no_nan(p if valid is None else p.where(valid, 0), self.names[0])
+            check_no_nan(p if valid is None else p.where(valid.unsqueeze(1), 0), self.names[0])
         if self.argmax:
-            return largest_channel(p).unsqueeze(0)
+            return largest_channel(p).unsqueeze(1)
         return p if self.threshold is None else p >= self.threshold
 
     def _numbers(self, x: Tensor, side: int, num_classes: int | None, valid: Tensor | None, check: bool) -> Tensor:
@@ -247,7 +240,7 @@ class OverlapCounter:
             x = x.round() if x.is_floating_point() else x.long()
             return torch.where((x >= 0) & (x < limit), x, limit)
         if valid is not None and not holds_whole_numbers(x, limit):
-            x = torch.where(valid, x, 0)  # removed voxels may hold anything
+            x = torch.where(valid.unsqueeze(1), x, 0)  # removed voxels may hold anything
         cures = (_LABEL_CURES if num_classes else _MASK_CURES)[side]
         return check_whole_numbers(x, num_classes, self.names[side], cures)
 
@@ -271,50 +264,63 @@ _MASK_CURES = (
 
 
 def largest_channel(x: Tensor) -> Tensor:
-    """The first largest of C channels at each voxel, (C, n) to (n,); torch's argmax over channels is slow on a CPU.
+    """The first largest of C channels at each voxel, (b, C, n) to (b, n); torch's argmax over channels is slow on a CPU.
 
     The label is the number of channels before the first that equals the maximum.
     """
     if x.device.type != "cpu":
-        return x.argmax(0)
-    largest = x.amax(0)
-    before = torch.ones(x.shape[1], dtype=torch.bool)
-    label = torch.zeros(x.shape[1], dtype=_label_type(len(x)))
-    for channel in x[:-1]:
+        return x.argmax(1)
+    largest = x.amax(1)
+    before = torch.ones(largest.shape, dtype=torch.bool)
+    label = torch.zeros(largest.shape, dtype=_label_type(x.shape[1]))
+    for channel in x[:, :-1].unbind(1):
         before &= channel != largest
         label += before
     return label
 
 
 def count_labels(prediction: Tensor, reference: Tensor, num_classes: int) -> Tensor:
-    """Counts (3, C) of two label maps (n,) with labels 0..C, where C belongs to no class.
+    """Counts (3, b, C) of two stacks of label maps (b, n) with labels 0..C, where C belongs to no class.
 
-    Up to C = 180 they are read off one confusion matrix, a histogram of (C + 1)·prediction + reference.
+    Up to C = 180 they are read off confusion matrices, histograms of (C + 1)·prediction + reference.
     """
     size = num_classes + 1
-    if size <= LARGEST_TABLE:
-        table = _histogram(torch.add(reference, prediction, alpha=size), size * size).view(size, size)
-        counts = torch.stack([table.diagonal(), table.sum(1), table.sum(0)])
+    if size * size <= LARGEST_TABLE:
+        table = _histograms(torch.add(reference, prediction, alpha=size), size * size).view(-1, size, size)
+        counts = torch.stack([table.diagonal(dim1=1, dim2=2), table.sum(2), table.sum(1)])
     else:
         both = torch.where(prediction == reference, prediction, num_classes)
-        counts = torch.stack([_histogram(x, size) for x in (both, prediction, reference)])
-    return counts[:, :num_classes]
+        counts = torch.stack([_histograms(x, size) for x in (both, prediction, reference)])
+    return counts[..., :num_classes]
 
 
 def count_two_classes(prediction: Tensor, reference: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Counts (3, 2) of two label maps (1, n) of 0 and 1, with 0 in removed voxels.
+    """Counts (3, b, 2) of two stacks of masks (b, 1, n) of class 1, with 0 in removed voxels.
 
     |A₀| = n − |A₁|, |B₀| = n − |B₁| and I₀ = n − |A₁| − |B₁| + I₁: three sums give the six counts.
     """
     ones = count_masks(prediction, reference)
-    zeros = (reference.numel() if valid is None else torch.count_nonzero(valid)) - ones
+    zeros = (reference.shape[2] if valid is None else _size(valid).unsqueeze(1)) - ones
     zeros[0] += 2 * ones[0] - ones[1] - ones[2]
-    return torch.cat([zeros, ones], dim=1)
+    return torch.cat([zeros, ones], dim=2)
 
 
 def count_masks(prediction: Tensor, reference: Tensor) -> Tensor:
-    """Counts (3, C) of two stacks of masks (C, n) of 0 and 1."""
-    return torch.stack([x.sum(1) for x in (prediction * reference, prediction, reference)]).long()
+    """Counts (3, b, C) of two stacks of masks (b, C, n), bool."""
+    return torch.stack([_size(x) for x in (prediction & reference, prediction, reference)])
+
+
+def _size(mask: Tensor) -> Tensor:
+    """Voxels of masks (..., n), of a tile at most; torch sums int32 the fastest."""
+    return mask.sum(-1, dtype=torch.int32).long()
+
+
+def _histograms(labels: Tensor, size: int) -> Tensor:
+    """How often each of 0..size-1 occurs in each row, (b, n) to (b, size)."""
+    rows = len(labels)
+    if rows > 1:
+        labels = labels + size * torch.arange(rows, dtype=labels.dtype, device=labels.device).unsqueeze(1)
+    return _histogram(labels.flatten(), rows * size).view(rows, size)
 
 
 def _histogram(labels: Tensor, size: int) -> Tensor:
@@ -328,35 +334,35 @@ def scattered_histogram(labels: Tensor, size: int) -> Tensor:
 
 
 def _label_type(num_classes: int) -> torch.dtype:
-    return torch.int16 if num_classes < LARGEST_TABLE else torch.int32
-
-
-def _summing_type(voxels: int) -> torch.dtype:
-    """The type of sums of masks: float32 is the fastest, and exact up to 2²⁴."""
-    return torch.float32 if voxels <= 2**24 else torch.int64
+    """A type for labels 0..C, and for cells of confusion matrices where those are used."""
+    return torch.int16 if (num_classes + 1) ** 2 <= LARGEST_TABLE else torch.int32
 
 
 def _labels(x: Tensor, num_classes: int, valid: Tensor | None) -> Tensor:
-    """Labels (n,) with C in removed voxels."""
+    """Labels (b, n) with C in removed voxels."""
     return x if valid is None else (x - num_classes) * valid.to(x.dtype) + num_classes
 
 
 def _labels_of_masks(x: Tensor, name: str, check: bool) -> Tensor:
-    """One-hot masks (C, n) as labels (n,); a voxel without exactly one class gets C."""
-    num_classes, dtype = len(x), _label_type(len(x))
-    active = x.sum(0, dtype=dtype)
+    """One-hot masks (b, C, n) as labels (b, n); a voxel without exactly one class gets C."""
+    num_classes, dtype = x.shape[1], _label_type(x.shape[1])
+    active = x.sum(1, dtype=dtype)
     if check:
         check_one_hot(active, name)
     classes = torch.arange(num_classes, dtype=dtype, device=x.device).unsqueeze(1)
-    return torch.where(active == 1, (x * classes).sum(0, dtype=dtype), num_classes)
+    return torch.where(active == 1, (x * classes).sum(1, dtype=dtype), num_classes)
 
 
-def _tiles(p: Tensor, r: Tensor, mask: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    voxels, channels = r.shape[-1], max(len(p), len(r))
-    step = max((TILE if r.device.type == "cpu" else GPU_TILE) // channels, 1)
-    for start in range(0, voxels, step):
-        part = slice(start, start + step)
-        yield signed(p[:, part]), signed(r[:, part]), None if mask is None else signed(mask[part])
+def _tiles(p: Tensor, r: Tensor, mask: Tensor | None, num_classes: int) -> Iterator[tuple[Any, ...]]:
+    """The items of each tile, a slice, and its pieces (b, 1 or C, n) of both sides and (b, n) of the mask."""
+    channels, voxels = max(p.shape[1], r.shape[1]), max(1, r[0, 0].numel())
+    values = TILE if r.device.type == "cpu" else GPU_TILE
+    many = max(1, min(values // (channels * voxels), LARGEST_TABLE // (num_classes + 1) ** 2))
+    step = max(values // channels, 1)
+    for first, start in itertools.product(range(0, len(r), many), range(0, voxels, step)):
+        items, part = slice(first, first + many), slice(start, start + step)
+        sides = [None if x is None else signed(x[items].flatten(2)[..., part]) for x in (p, r, mask)]
+        yield items, *sides[:2], None if sides[2] is None else sides[2][:, 0]
 
 
 def _check_mask_shape(mask: Tensor, reference: Tensor) -> None:
