@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from monai_surrogates._version import __version__
+
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # operator -> its form on a CPU
 KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers from which on a kernel pays
@@ -70,7 +72,7 @@ def shaped_as_first(first: Tensor, *_: Any) -> Tensor:
 class _ForThisProcessor(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        copy: Tensor = torch.ops.monai_surrogates.for_processor(x, INSTRUCTIONS)
+        copy: Tensor = torch.ops.monai_surrogates.for_processor(x, COMPILED_FOR)
         return copy
 
     @staticmethod
@@ -79,22 +81,23 @@ class _ForThisProcessor(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        copy: Tensor = torch.ops.monai_surrogates.for_processor(gradients[0], INSTRUCTIONS)
+        copy: Tensor = torch.ops.monai_surrogates.for_processor(gradients[0], COMPILED_FOR)
         return copy
 
 
 def for_this_processor(x: Tensor) -> Tensor:
-    """The same values, from an operator that names the processor's instruction set, in the forward and the backward graph.
+    """The same values, from an operator that names the instruction set and this version, in the forward and the backward graph.
 
     torch 2.13 keeps compiled graphs on disk, for later processes, under a key that does not know the instruction set. A process
     with AVX2 runs what one with AVX-512 has compiled, on a cluster with one home or under ``ATEN_CPU_CAPABILITY``: 16 numbers
-    at a time where 8 are there, which gives wrong losses, wild indices, segmentation faults, or code that does not compile. Two
-    graphs that name different sets are never taken for one another. Where a graph breaks inside the loss, in somebody else's
-    ``other_act``, this covers the part behind the break.
+    at a time where 8 are there, which gives wrong losses, wild indices, segmentation faults, or code that does not compile. Nor
+    does the key know the shapes that another version of this package's operators returns. Two graphs that name different
+    sets or versions are never taken for one another. Where a graph breaks inside the loss, in somebody else's ``other_act``,
+    this covers the part behind the break.
     """
     copy: Tensor = _ForThisProcessor.apply(x)  # type: ignore[no-untyped-call]  # torch's Function.apply has no types
     return copy
 
 
-INSTRUCTIONS = torch.backends.cpu.get_cpu_capability()
-define_everywhere("for_processor(Tensor x, str instructions) -> Tensor", lambda x, instructions: x.clone())
+COMPILED_FOR = f"{torch.backends.cpu.get_cpu_capability()}, {__version__}"
+define_everywhere("for_processor(Tensor x, str processor) -> Tensor", lambda x, processor: x.clone())

@@ -16,6 +16,8 @@ LIBRARY.define(
     "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor saved, Tensor slopes) -> Tensor"
 )
 
+LARGEST_KEPT = 2**25  # bytes
+
 
 def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
     """Σ p_y, Σ p (Σ p² if squared) and the labels' voxels, per item and class of p = softmax(logits), differentiable.
@@ -31,6 +33,14 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
     """
     counts: tuple[Tensor, Tensor] = _SoftmaxOverlap.apply(logits, labels, valid, squared)  # type: ignore[no-untyped-call]  # no types
     return counts[0]
+
+
+def keeps_probabilities(logits: Tensor) -> bool:
+    """Whether the derivative reads the probabilities of the forward pass, rather than computing them again.
+
+    A tensor above 32 MiB is mapped anew each time by the usual C library, at the price of computing it.
+    """
+    return logits.shape[1] > 2 and logits.numel() * logits.element_size() <= LARGEST_KEPT
 
 
 class _SoftmaxOverlap(torch.autograd.Function):
@@ -70,9 +80,8 @@ def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared:
 
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-    batch, num_classes, voxels = logits.shape
-    saved = logits.new_empty(0) if num_classes == 2 else logits.new_empty(batch, 2, voxels)
-    return logits.new_empty(3, batch, num_classes, dtype=torch.float64), saved
+    saved = shaped_as_first(logits) if keeps_probabilities(logits) else logits.new_empty(0)
+    return logits.new_empty(3, *logits.shape[:2], dtype=torch.float64), saved
 
 
 describe("softmax_overlap", _no_counts, shaped_as_first)

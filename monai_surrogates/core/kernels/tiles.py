@@ -1,4 +1,4 @@
-"""Tiles of logits that stay in a processor's cache, and their softmax in two factors."""
+"""Tiles of logits that stay in a processor's cache, and what is computed in them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from torch import Tensor
 
 from monai_surrogates.core.activation import ROUNDS
 
-TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
+TILE = 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
-LARGEST, SAMPLED = 80, 2048  # logits with an exp inside float32; every 2048th voxel is read
-MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 CERTAIN = 1e38  # a gap of two logits: its sigmoid is 0 or 1, and twice the gap is finite
-TOLERATED = 32  # times eps: slopes are then right to 4e-6
+MEASURABLE = 1e-15  # a norm to which slopes with lost squares add nothing
+TOLERATED = 8  # times eps: slopes are then right to 1e-6
 
 
 def tile_shape(logits: Tensor) -> tuple[int, int]:
@@ -73,61 +72,37 @@ def in_flat_rows(index: Tensor, width: int) -> Tensor:
     return index.flatten()
 
 
-def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Softmax over the classes of x (b, C, n) in two factors: e = exp x (b, C, n), in ``out``, and 1/Σ e (b, n).
-
-    Where exp x would overflow or lose digits, e = exp(x − max x), and ``scale`` holds the second factor with a minus sign.
-    """
-    if _seem_mild(x):
-        total = torch.sum(torch.exp(x, out=out), dim=1, out=scale).sum()
-        if bool(total + scale.reciprocal_().sum() <= MILD):  # and so is each of them, and none is NaN
-            return out, scale
-    torch.sum(_shifted(x, out), dim=1, out=scale).reciprocal_().neg_()
-    return out, -scale
+def softmax_of(x: Tensor, v: Tensor | None, out: Tensor) -> Tensor:
+    """Softmax over the classes of x (b, C, n), 0 in removed voxels."""
+    torch.softmax(x, 1, out=out)
+    return out if v is None else out.mul_(v.to(out.dtype).unsqueeze(1))
 
 
-def _seem_mild(x: Tensor) -> bool:
-    """Whether some of the logits have an exp inside float32: outside it takes a hundred times as long."""
-    low, high = x[..., ::SAMPLED].aminmax()
-    return bool((low > -LARGEST) & (high < LARGEST))
-
-
-def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The same two factors once the scale is known."""
-    if bool(scale[0, 0] > 0):
-        return torch.exp(x, out=out), scale
-    return _shifted(x, out), -scale
-
-
-def _shifted(x: Tensor, out: Tensor) -> Tensor:
-    smallest = (
-        math.log(torch.finfo(x.dtype).tiny) + 1
-    )  # the exp of less is as good as 0, and takes a hundred times as long
-    return torch.sub(x, x.amax(1, keepdim=True), out=out).clamp_(min=smallest).exp_()
-
-
-def balance(slopes: Tensor, e: Tensor, factor: Tensor, terms: Tensor) -> None:
-    """The rounds of ``activation.softmax_slopes``, in place, where a tile needs them: where a network is sure.
+def softmax_gradient(of_p: Tensor, p: Tensor, out: Tensor) -> None:
+    """``activation.softmax_slopes`` of a tile, ∂L/∂x_c = p_c(g_c − Σ_k p_k g_k), with rounds where a network is sure.
 
     Args:
-        slopes: ∂L/∂x_c = p_c(g_c − Σ_k p_k g_k) of a tile, with rounding errors of eps times ``terms``, (b, C, n).
-        e: first factor of the probabilities p = e·factor, (b, C, n).
-        factor: second factor, 0 for removed voxels, (b, n).
-        terms: size of the numbers whose difference gives the slopes, (b, n).
+        of_p: g = ∂L/∂p, (b, C, n), which is used up.
+        p: softmax over the classes, 0 in removed voxels, (b, C, n).
+        out: the result, (b, C, n).
     """
-    if _norm(terms) <= TOLERATED * _norm(slopes[:, 0]):
-        return
-    rounding = 8 * torch.finfo(slopes.dtype).eps
+    slopes = out if out.is_contiguous() else of_p  # torch 2.13 writes past anything else
+    torch.ops.aten._softmax_backward_data(of_p, p, 1, p.dtype, grad_input=slopes)
+    rounding = TOLERATED * torch.finfo(out.dtype).eps
     for _ in range(ROUNDS):
         rest = slopes.sum(1)
-        if not _norm(rest) > rounding * _norm(slopes):  # NaN stays NaN
-            return
-        slopes.addcmul_(e, rest.mul_(factor).unsqueeze(1), value=-1)
+        error = _norm(rest)
+        if error <= rounding * _norm(slopes[:, 0]) or not error > rounding * _norm(slopes):  # NaN stays NaN
+            break
+        slopes.addcmul_(p, rest.unsqueeze(1), value=-1)
+    if slopes is not out:
+        out.copy_(slopes)
 
 
 def _norm(x: Tensor) -> float:
-    """In float64: squares of slopes below 1e-23 are 0 in float32."""
-    return float(torch.linalg.vector_norm(x, dtype=torch.float64))
+    """In float64 where float32, which is faster, loses digits: its squares of slopes below 1e-23 are 0."""
+    norm = float(torch.linalg.vector_norm(x))
+    return norm if norm > MEASURABLE else float(torch.linalg.vector_norm(x, dtype=torch.float64))
 
 
 def two_class_gap(x: Tensor) -> Tensor:
