@@ -1,7 +1,8 @@
-"""Lovász weights by sorting row by row on a CPU: no more voxels than have a weight are sorted.
+"""Lovász weights by sorting on a CPU: torch sorts many whole numbers of one row in linear time.
 
-Once every reference voxel is wrong the intersection is empty, and background voxels with smaller errors have no weight: they
-need no place in the order.
+Long rows are sorted one by one, and no more of their voxels than have a weight: once every reference voxel is wrong the
+intersection is empty, and background voxels with smaller errors need no place in the order. Short rows are sorted several at a
+time: their voxels by error, and then by row, where the voxels of a row keep their order.
 """
 
 from __future__ import annotations
@@ -12,19 +13,31 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.kernels.operators import LIBRARY, describe, implement, shaped_as_first
-from monai_surrogates.core.lovasz_weights import is_reference_of, lovasz_jaccard_weights
+from monai_surrogates.core.lovasz_weights import (
+    as_mask,
+    is_reference_of,
+    lovasz_jaccard_weights,
+    weights_in_order,
+)
 
-SHORT_ROW = 2**12  # voxels; below it the calls for each row cost more than torch's sort of all rows
+LINEAR = 2**15  # whole numbers; fewer are compared with one another
+TILE = 2**17  # numbers sorted at a time: few calls, and as few numbers as the cache takes in
+FEW = 2**13  # numbers up to which comparing them costs less than sorting LINEAR ones
 
 LIBRARY.define("lovasz_weights_by_row(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 
 
 def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> Tensor:
-    weights = torch.zeros(errors.shape, dtype=errors.dtype)
     reference, valid = reference.expand_as(errors), None if valid is None else valid.expand_as(errors)
     sides = [errors] if valid is None else [errors, valid]
     # where the rows of an item are one and the same, one order serves them all
     shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
+    form = _of_long_rows if errors.shape[-1] >= LINEAR else _of_short_rows
+    return form(errors, reference, valid, shared)
+
+
+def _of_long_rows(errors: Tensor, reference: Tensor, valid: Tensor | None, shared: bool) -> Tensor:
+    weights = torch.zeros(errors.shape, dtype=errors.dtype)
     for row in itertools.product(*map(range, errors.shape[:-1])):
         valid_x = None if valid is None else valid[row]
         if _holds_nan(errors[row], valid_x):  # it has no place in the order
@@ -37,6 +50,29 @@ def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
             places = _falling_places(errors[row], valid_x)
         weights[row][places] = lovasz_jaccard_weights(is_reference.index_select(0, places), dtype=errors.dtype)
     return weights
+
+
+def _of_short_rows(errors: Tensor, reference: Tensor, valid: Tensor | None, shared: bool) -> Tensor:
+    """By tiles (g, r, N): groups of r rows with one order."""
+    rows, size = errors.shape[-2] if shared else 1, errors.shape[-1]
+    sides = [errors, as_mask(reference, errors), *([] if valid is None else [valid])]
+    groups = [x.reshape(-1, rows, size) for x in sides]
+    tiles = max(1, len(groups[0]) // -(-TILE // size))
+    weights = [_of_tile(*tile) for tile in zip(*(x.tensor_split(tiles) for x in groups), strict=True)]
+    return torch.cat(weights).view(errors.shape)
+
+
+def _of_tile(errors: Tensor, is_reference: Tensor, valid: Tensor | None = None) -> Tensor:
+    keys = _rising_keys(errors[:, 0])
+    if valid is not None:
+        keys = torch.where(valid[:, 0], keys, 1)  # removed voxels come last
+    groups, size = keys.shape
+    by_error = _rising_order(keys.flatten())
+    number = torch.arange(groups, dtype=torch.uint8 if groups <= 2**8 else torch.int32)
+    by_row = _rising_order(number.repeat_interleave(size).index_select(0, by_error))
+    order = by_error.index_select(0, by_row).view(keys.shape)
+    order.sub_(size * torch.arange(groups).unsqueeze(1))
+    return weights_in_order(order.unsqueeze(1), is_reference, valid, errors.dtype)
 
 
 def _holds_nan(errors: Tensor, valid: Tensor | None) -> bool:
@@ -59,20 +95,24 @@ def _may_have_weight(errors: Tensor, is_reference: Tensor, valid: Tensor | None)
 def _falling_places(errors: Tensor, of: Tensor | None) -> Tensor:
     """The indices of those voxels, all if None, largest error first."""
     if of is None:
-        return _falling_order(errors)
+        return _rising_order(_rising_keys(errors))
     places = of.nonzero()[:, 0]
-    return places.index_select(0, _falling_order(errors.index_select(0, places)))
+    return places.index_select(0, _rising_order(_rising_keys(errors.index_select(0, places))))
 
 
-def _falling_order(x: Tensor) -> Tensor:
-    """Where the largest of numbers that are not negative is, the second largest, ...; equal ones in any order.
-
-    Their bits are integers in the same order, and integers are sorted in linear time.
-    """
-    x = x.abs().to(torch.promote_types(x.dtype, torch.float32))  # abs: -0.0 has the sign bit
-    bits = x.view(torch.int32 if x.element_size() == 4 else torch.int64)
-    return bits.neg().add_(torch.iinfo(bits.dtype).max).argsort()
+def _rising_keys(errors: Tensor) -> Tensor:
+    """Whole numbers up to 0, the smallest for the largest error: minus its bits, which are in the order of the errors."""
+    errors = errors.abs().to(torch.promote_types(errors.dtype, torch.float32))  # abs: -0.0 has the sign bit
+    return errors.view(torch.int32 if errors.element_size() == 4 else torch.int64).neg()
 
 
-implement("lovasz_weights_by_row", _weights_by_row, device="cpu", pays_from=SHORT_ROW)
+def _rising_order(keys: Tensor) -> Tensor:
+    """Where the smallest of whole numbers (n,) is, the second smallest, ...; equal ones stay in their order."""
+    n = len(keys)
+    if FEW < n < LINEAR:
+        keys = torch.cat([keys, keys.new_full((LINEAR - n,), torch.iinfo(keys.dtype).max)])
+    return keys.argsort(stable=True)[:n]
+
+
+implement("lovasz_weights_by_row", _weights_by_row, device="cpu", pays_from=FEW)
 describe("lovasz_weights_by_row", shaped_as_first)
