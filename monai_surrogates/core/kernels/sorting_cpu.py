@@ -1,13 +1,14 @@
-"""Lovász weights by sorting on a CPU: torch sorts many whole numbers of one row in linear time.
+"""Lovász weights by sorting on a CPU, in linear time: the bits of errors are whole numbers in the order of the errors.
 
 Long rows are sorted one by one, and no more of their voxels than have a weight: once every reference voxel is wrong the
 intersection is empty, and background voxels with smaller errors need no place in the order. Short rows are sorted several at a
-time: their voxels by error, and then by row, where the voxels of a row keep their order.
+time, in tiles that one thread keeps in its cache.
 """
 
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -20,9 +21,8 @@ from monai_surrogates.core.lovasz_weights import (
     weights_in_order,
 )
 
-LINEAR = 2**15  # whole numbers; fewer are compared with one another
-TILE = 2**17  # numbers sorted at a time: few calls, and as few numbers as the cache takes in
-FEW = 2**13  # numbers up to which comparing them costs less than sorting LINEAR ones
+LONG_ROW = 2**15  # voxels; from as many on torch sorts whole numbers in linear time
+TILE = 2**15  # numbers; with fewer torch starts no threads of its own
 
 LIBRARY.define("lovasz_weights_by_row(Tensor errors, Tensor reference, Tensor? valid) -> Tensor")
 
@@ -32,7 +32,7 @@ def _weights_by_row(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
     sides = [errors] if valid is None else [errors, valid]
     # where the rows of an item are one and the same, one order serves them all
     shared = errors.ndim > 1 and all(x.stride(-2) == 0 for x in sides)
-    form = _of_long_rows if errors.shape[-1] >= LINEAR else _of_short_rows
+    form = _of_long_rows if errors.shape[-1] >= LONG_ROW else _of_short_rows
     return form(errors, reference, valid, shared)
 
 
@@ -56,23 +56,17 @@ def _of_short_rows(errors: Tensor, reference: Tensor, valid: Tensor | None, shar
     """By tiles (g, r, N): groups of r rows with one order."""
     rows, size = errors.shape[-2] if shared else 1, errors.shape[-1]
     sides = [errors, as_mask(reference, errors), *([] if valid is None else [valid])]
-    groups = [x.reshape(-1, rows, size) for x in sides]
-    tiles = max(1, len(groups[0]) // -(-TILE // size))
-    weights = [_of_tile(*tile) for tile in zip(*(x.tensor_split(tiles) for x in groups), strict=True)]
-    return torch.cat(weights).view(errors.shape)
+    per_tile = max(1, TILE // (rows * size))
+    tiles = zip(*(torch.split(x.reshape(-1, rows, size), per_tile) for x in sides), strict=True)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.cat(list(pool.map(_of_tile, *zip(*tiles, strict=True)))).view(errors.shape)
 
 
 def _of_tile(errors: Tensor, is_reference: Tensor, valid: Tensor | None = None) -> Tensor:
-    keys = _rising_keys(errors[:, 0])
+    keys = _rising_keys(errors[:, :1])
     if valid is not None:
-        keys = torch.where(valid[:, 0], keys, 1)  # removed voxels come last
-    groups, size = keys.shape
-    by_error = _rising_order(keys.flatten())
-    number = torch.arange(groups, dtype=torch.uint8 if groups <= 2**8 else torch.int32)
-    by_row = _rising_order(number.repeat_interleave(size).index_select(0, by_error))
-    order = by_error.index_select(0, by_row).view(keys.shape)
-    order.sub_(size * torch.arange(groups).unsqueeze(1))
-    return weights_in_order(order.unsqueeze(1), is_reference, valid, errors.dtype)
+        keys = torch.where(valid[:, :1], keys, -1)  # removed voxels come last
+    return weights_in_order(_rising_order(keys), is_reference, valid, errors.dtype)
 
 
 def _holds_nan(errors: Tensor, valid: Tensor | None) -> bool:
@@ -95,24 +89,32 @@ def _may_have_weight(errors: Tensor, is_reference: Tensor, valid: Tensor | None)
 def _falling_places(errors: Tensor, of: Tensor | None) -> Tensor:
     """The indices of those voxels, all if None, largest error first."""
     if of is None:
-        return _rising_order(_rising_keys(errors))
+        return _rising_keys(errors).argsort()
     places = of.nonzero()[:, 0]
-    return places.index_select(0, _rising_order(_rising_keys(errors.index_select(0, places))))
+    return places.index_select(0, _rising_keys(errors.index_select(0, places)).argsort())
 
 
 def _rising_keys(errors: Tensor) -> Tensor:
-    """Whole numbers up to 0, the smallest for the largest error: minus its bits, which are in the order of the errors."""
+    """Whole numbers below −1, the smallest for the largest error."""
     errors = errors.abs().to(torch.promote_types(errors.dtype, torch.float32))  # abs: -0.0 has the sign bit
-    return errors.view(torch.int32 if errors.element_size() == 4 else torch.int64).neg()
+    keys: Tensor = -2 - errors.view(torch.int32 if errors.element_size() == 4 else torch.int64)
+    return keys
 
 
 def _rising_order(keys: Tensor) -> Tensor:
-    """Where the smallest of whole numbers (n,) is, the second smallest, ...; equal ones stay in their order."""
-    n = len(keys)
-    if FEW < n < LINEAR:
-        keys = torch.cat([keys, keys.new_full((LINEAR - n,), torch.iinfo(keys.dtype).max)])
-    return keys.argsort(stable=True)[:n]
+    """Where the smallest of negative whole numbers (..., N) is, the second smallest, ...; equal ones stay in their order.
+
+    By digits of 16 bits, the last one first, which NumPy sorts in linear time: torch's own such sort takes one row at a time.
+    """
+    order = _order_of_last_digit(keys)
+    for shift in range(16, 8 * keys.element_size(), 16):
+        order = order.gather(-1, _order_of_last_digit(keys.gather(-1, order) >> shift))
+    return order
 
 
-implement("lovasz_weights_by_row", _weights_by_row, device="cpu", pays_from=FEW)
+def _order_of_last_digit(keys: Tensor) -> Tensor:
+    return torch.from_numpy(keys.to(torch.uint16).numpy().argsort(axis=-1, kind="stable"))
+
+
+implement("lovasz_weights_by_row", _weights_by_row, device="cpu")
 describe("lovasz_weights_by_row", shaped_as_first)
