@@ -177,7 +177,7 @@ def lovasz_jaccard(errors: Tensor, reference: Tensor, valid: Tensor | None = Non
         tensor(0.3833, dtype=torch.float64)
     """
     kernel = "lovasz_weights_by_row"
-    operator = kernel if has_kernel(kernel, errors.device, errors.shape[-1]) else "lovasz_sorted_weights"
+    operator = kernel if has_kernel(kernel, errors.device, errors.numel()) else "lovasz_sorted_weights"
     weights = getattr(torch.ops.monai_surrogates, operator)(errors.detach(), reference, valid)
     return voxel_sum(torch.where(weights == 0, 0, errors * weights))  # an infinite error without a weight adds nothing
 

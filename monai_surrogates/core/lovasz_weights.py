@@ -31,9 +31,11 @@ def lovasz_jaccard_weights(
         >>> lovasz_jaccard_weights(torch.tensor([False, True, True]))
         tensor([0.3333, 0.3333, 0.3333])
     """
-    order = torch.arange(1, is_reference.shape[-1] + 1, device=is_reference.device)
-    volume = is_reference.sum(-1, keepdim=True)
-    passed = is_reference.cumsum(-1)  # int64: U(U − 1) overflows int32 above a union of 46341
+    voxels = is_reference.shape[-1]
+    counts = torch.int32 if voxels <= 46341 else torch.int64  # U(U − 1) overflows int32 above that union
+    order = torch.arange(1, voxels + 1, dtype=counts, device=is_reference.device)
+    volume = is_reference.sum(-1, keepdim=True, dtype=counts)
+    passed = is_reference.cumsum(-1, dtype=counts)
     intersection, union = volume - passed, volume + order - passed
     background = intersection.to(dtype) / (union * (union - 1)).clamp_min(1).to(dtype)
     weights = torch.where(is_reference, 1 / union.to(dtype), background)
@@ -77,13 +79,26 @@ def _sorted_weights(errors: Tensor, reference: Tensor, valid: Tensor | None) -> 
     Returns:
         (..., N), in the type of the errors.
     """
-    is_reference = as_mask(reference, errors)
+    is_reference = as_mask(reference, errors).expand_as(errors)
     if valid is not None:
         errors = torch.where(valid, errors, -1)  # below every error: removed voxels come last
-        is_reference = is_reference & valid
-    order = errors.argsort(dim=-1, descending=True)
-    valid = None if valid is None else valid.expand_as(errors).gather(-1, order)
-    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), valid, errors.dtype)
+    return weights_in_order(errors.argsort(dim=-1, descending=True), is_reference, valid, errors.dtype)
+
+
+def weights_in_order(order: Tensor, is_reference: Tensor, valid: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The weights of voxels in their own places, 0 where they are not valid.
+
+    Args:
+        order: the indices of the voxels by falling error, removed ones last; broadcastable to (..., N).
+        is_reference: (..., N) bool.
+        valid: broadcastable to (..., N) bool; None if all voxels are.
+        dtype: type of the weights.
+    """
+    order = order.expand_as(is_reference)
+    if valid is not None:
+        valid = valid.expand_as(is_reference)
+        is_reference, valid = is_reference & valid, valid.gather(-1, order)
+    weights = lovasz_jaccard_weights(is_reference.gather(-1, order), valid, dtype)
     return torch.zeros_like(weights).scatter_(-1, order, weights)
 
 

@@ -129,3 +129,76 @@ def test_infinite_errors_that_have_no_weight_add_nothing(marked):
     loss = lovasz_jaccard(errors, torch.tensor([marked, False, False]))
     assert loss.item() == torch.inf  # one of them has a weight
     assert torch.autograd.grad(loss, errors)[0].sum() == 1
+
+
+# many rows at once, which have a form of their own on a CPU
+
+KINDS_OF_ERRORS = {
+    "all different": lambda x: x,
+    "ties": lambda x: (4 * x).round() / 4,
+    "all equal": lambda x: torch.full_like(x, 0.5),
+    "zeros of both signs": lambda x: torch.where(x < 0.5, -0.0, torch.where(x < 0.7, 0.0, x)),
+    "hinge": lambda x: 40 * x,
+}
+
+
+def sum_over_falling_errors(errors, reference):
+    """Σ m₍ᵢ₎ (J_i − J_{i−1}) in float64."""
+    order = np.argsort(-errors)
+    passed = np.cumsum(reference[order])
+    jaccard = 1 - (passed[-1] - passed) / (passed[-1] + np.arange(1, len(order) + 1) - passed)
+    return (errors[order] * np.diff(jaccard, prepend=0.0)).sum()
+
+
+def loss_and_gradient(errors, reference, valid):
+    errors = errors.clone().requires_grad_()
+    loss = lovasz_jaccard(errors, reference, valid)
+    return loss.detach(), torch.autograd.grad(loss.sum(), errors)[0]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_ERRORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("items", "classes", "size"), [(7, 5, 1031), (300, 3, 64), (1, 1, 20000), (1, 2, 32767), (2, 1, 32768)]
+)
+@pytest.mark.parametrize("marked", ["labels", "masks", "nothing"])
+def test_rows_together_are_as_each_row_of_its_own(marked, items, classes, size, dtype, kind):
+    generator = torch.Generator().manual_seed(items)
+    errors = KINDS_OF_ERRORS[kind](torch.rand(items, classes, size, generator=generator, dtype=dtype))
+    y = torch.randint(0, classes + 1, (items, 1, size), generator=generator)  # a label more, which no row has
+    masks = (y == torch.arange(classes).unsqueeze(1)) & (marked != "nothing")
+    valid = torch.rand(items, 1, size, generator=generator) < 0.7
+    valid[1:2] = False  # an image without any voxel left
+    loss, gradient = loss_and_gradient(errors, y if marked == "labels" else masks, valid)
+    assert not gradient[~valid.expand_as(errors)].any()
+    # a distribution, and the gradient of a function that is homogeneous of degree 1
+    total = valid.any(-1).expand(items, classes).double()
+    torch.testing.assert_close(gradient.double().sum(-1), total, rtol=1e-5, atol=0)
+    torch.testing.assert_close((gradient.double() * errors).sum(-1), loss, rtol=1e-5, atol=0)
+    for item, row in {(0, 0), (items - 1, classes - 1), (items // 2, classes // 2)}:
+        left = valid[item, 0]
+        kept = (errors[item, row][left].abs().double().numpy(), masks[item, row][left].numpy())
+        expected = sum_over_falling_errors(*kept) if left.any() else 0
+        assert loss[item, row].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_rows_that_share_their_errors_have_losses_of_their_own(removed):
+    errors, y = torch.rand(9, 1, 2500), torch.randint(0, 2, (9, 1, 2500))
+    valid = torch.rand(9, 1, 2500) < 0.5 if removed else None
+    shared, apart = (loss_and_gradient(x, y, valid) for x in (errors.expand(9, 2, 2500), errors.repeat(1, 2, 1)))
+    torch.testing.assert_close(shared, apart, rtol=1e-6, atol=0)
+
+
+def test_nan_makes_the_loss_of_its_row_nan_and_leaves_the_others_alone():
+    errors, y = torch.rand(4, 3, 2048), torch.randint(0, 3, (4, 1, 2048))
+    valid = torch.ones(4, 1, 2048, dtype=torch.bool)
+    valid[2, 0, 7] = False
+    expected = lovasz_jaccard(errors, y, valid)
+    errors[1, 2, 5], errors[3, 0, 9] = torch.nan, -torch.tensor(torch.nan)
+    errors[2, :, 7] = torch.nan  # removed
+    expected[1, 2], expected[3, 0] = torch.nan, torch.nan
+    weights = torch.ops.monai_surrogates.lovasz_weights_by_row(errors, y, valid)
+    assert not weights[2, :, 7].any()
+    loss = lovasz_jaccard(torch.where(valid, errors, 0), y, valid)
+    torch.testing.assert_close(loss, expected, equal_nan=True)

@@ -51,7 +51,7 @@ def describe(name: str, forward: Callable[..., Any], backward: Callable[..., Any
 
 
 def has_kernel(name: str, device: torch.device, numbers: int) -> bool:
-    """Whether an operator has a form of its own for a device, and pays for so many numbers: logits, or errors of a row."""
+    """Whether an operator has a form of its own for a device, and pays for so many numbers: logits, or errors."""
     pays_from = KERNELS.get((name, device.type))
     return pays_from is not None and numbers >= pays_from
 
