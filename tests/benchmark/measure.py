@@ -14,16 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.benchmark.cases import Case
+from tests.benchmark.cases import ALLOCATORS, OLD, Case
 
 ROOT = Path(__file__).parent.parent.parent
 
-# glibc maps a block above 32 MiB (or less, by what was freed before) anew at each call and pays for every page;
-# a warm heap keeps them.
-ALLOCATORS = {
-    "default": {},
-    "warm heap": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
-}
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
@@ -55,9 +49,10 @@ class Measurement:
 class Settings:
     device: str = "cpu"
     threads: int = 2
-    rounds: int = 3
+    rounds: int = 7
     accuracy: bool = True
-    allocators: tuple[str, ...] = tuple(ALLOCATORS)
+    extent: str = "half"
+    against: str | None = None  # folder of another checkout, whose methods are the old ones
 
 
 class WorkerError(Exception):
@@ -71,7 +66,9 @@ class Worker:
         self.measurement = measurement
         self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed by close()
         given = {"case": asdict(measurement.case), "method": measurement.method}
-        given |= {"device": settings.device, "threads": settings.threads}
+        given |= {"device": settings.device, "threads": settings.threads, "checkout": None}
+        if measurement.method.startswith(OLD):
+            given["checkout"] = settings.against
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmark.worker", json.dumps(given)],
             stdin=subprocess.PIPE,
@@ -133,7 +130,7 @@ def measure_case(
         for measurement in measurements:
             workers.append(Worker(measurement, settings))
             stack.callback(workers[-1].close)
-        for stage in stages(settings, allocator):
+        for stage in stages(settings, case, allocator):
             for worker in _turned(workers, stage[1]):
                 if worker.measurement.failure is None:
                     _run_stage(worker, stage[0])
@@ -141,11 +138,11 @@ def measure_case(
     return measurements
 
 
-def stages(settings: Settings, allocator: str) -> list[tuple[str, int]]:
+def stages(settings: Settings, case: Case, allocator: str) -> list[tuple[str, int]]:
     """What every worker is asked in turn, and with which worker a turn begins, so that none always follows the same one."""
     rounds = [("round", number) for number in range(settings.rounds)]
     # memory and error are the same under both allocators, but a heap that keeps everything cannot tell the memory of a call
-    first = allocator == settings.allocators[0]
+    first = allocator == case.allocators[0]
     after = [("error", 0)] if settings.accuracy and first else []
     after += [("memory", 0)] if allocator == "default" else []
     return [("start", 0), ("warm", 0), *rounds, *after]

@@ -3,12 +3,13 @@
 Between two commands it waits for input and uses no processor. The commands:
 
 - ``warm``: two calls; how long the second took decides how many calls make a round.
-- ``round``: the seconds of each timed call, after one that is not timed. A call of a loss is forward and backward, from
-  logits to their gradient.
-- ``memory``: peak memory of a call beyond what was there before and beyond the gradient, in bytes, the median of three.
-  On CUDA it is torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before the call), with
-  every block above 64 KiB returned to the system as soon as it is free; null where the system has no such counter. What a
-  method keeps from call to call counts as there before. It changes the allocator for good, so that it comes after all rounds.
+- ``round``: the seconds of each timed call, after one that is not timed; of a slow method those of one call, whose start is
+  lost in its length. A call of a loss is forward and backward, from logits to their gradient.
+- ``memory``: peak memory of a call beyond what was there before and beyond the gradient, in bytes: the median of three, of a
+  slow method one. On CUDA it is torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before
+  the call), with every block above 64 KiB returned to the system as soon as it is free; null where the system has no such
+  counter. What a method keeps from call to call counts as there before. It changes the allocator for good, so that it comes
+  after all rounds.
 - ``error``: of a loss, how far its value and its gradient (relative L2) are from those of the definition in float64; of a
   score, the largest difference from it.
 """
@@ -16,6 +17,7 @@ Between two commands it waits for input and uses no processor. The commands:
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import statistics
@@ -29,7 +31,8 @@ from tests.benchmark.cases import Case
 from tests.benchmark.inputs import make_inputs
 from tests.benchmark.methods import definition, make
 
-ROUND_SECONDS, MOST_CALLS = 0.25, 10
+ROUND_SECONDS, MOST_CALLS = 0.15, 5
+SLOW = 0.5  # seconds of a call from which one a round must do
 MMAP_THRESHOLD = -3  # glibc's number of this mallopt parameter
 
 
@@ -40,7 +43,7 @@ class Bench:
         self.case, self.name, self.device = case, method, device
         self.method = make(method, case)
         self.inputs = make_inputs(case, device)
-        self.calls = 1
+        self.calls = 0  # timed ones of a round, 0 for a slow method's only one
 
     def call(self) -> float:
         """Seconds of one call."""
@@ -56,15 +59,15 @@ class Bench:
     def warm(self) -> float:
         self.call()
         seconds = self.call()
-        self.calls = max(1, min(MOST_CALLS, int(ROUND_SECONDS / seconds)))
+        self.calls = 0 if seconds > SLOW else max(1, min(MOST_CALLS, int(ROUND_SECONDS / seconds)))
         return seconds
 
     def round(self) -> list[float]:
-        self.call()  # the processes that ran in between have emptied the caches
-        return [self.call() for _ in range(self.calls)]
+        first = self.call()  # the processes that ran in between have emptied the caches
+        return [self.call() for _ in range(self.calls)] or [first]
 
     def memory(self) -> int | None:
-        found = [self._peak() for _ in range(3)]
+        found = [self._peak() for _ in range(3 if self.calls else 1)]
         return None if None in found else statistics.median(found)
 
     def _peak(self) -> int | None:
@@ -91,7 +94,7 @@ class Bench:
         expected.backward()
         gradient, right = (x.grad.double() for x in logits)
         return {
-            "loss_error": float((loss.double() - expected).abs()),
+            "loss_error": float((loss.detach().double() - expected.detach()).abs()),
             "gradient_error": float((gradient - right).norm() / right.norm()),
         }
 
@@ -123,13 +126,27 @@ def resident_size(field: str) -> int:
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
+def use_checkout(folder: str) -> None:
+    """Import ``monai_surrogates`` from another checkout; ``tests`` stays this one's.
+
+    Raises:
+        ImportError: it came from elsewhere.
+    """
+    sys.path.insert(0, folder)
+    package = Path(importlib.import_module("monai_surrogates").__file__)
+    if not package.resolve().is_relative_to(Path(folder).resolve()):
+        raise ImportError(f"monai_surrogates should come from {folder}, but came from {package}; a checkout holds it.")
+
+
 def main(settings: str) -> None:
     """Build the inputs, say so, and serve until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints shall not look like an answer
     given = json.loads(settings)
     torch.set_num_threads(given["threads"])
-    bench = Bench(Case(**given["case"]), given["method"], given["device"])
+    if given["checkout"] is not None:
+        use_checkout(given["checkout"])
+    bench = Bench(Case.of(given["case"]), given["method"], given["device"])
     _answer(answers, torch.cuda.get_device_name() if given["device"] == "cuda" else None)
     for line in sys.stdin:
         _answer(answers, getattr(bench, line.strip())())
