@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monai_surrogates.data.files import write_atomically
 from tests.benchmark import overview, report
 from tests.benchmark.cases import ALLOCATORS, Case, Suite, beside_old, measured_under, suite
-from tests.benchmark.measure import ROOT, Settings, measure_case, stages
+from tests.benchmark.measure import ROOT, Settings, Workers, stages
 from tests.benchmark.results import Results
 from tests.benchmark.targets import verdicts
 
@@ -185,15 +185,16 @@ def measure(cases: list[Case], plan: Suite, settings: Settings, out: Path, conso
     with Progress(*columns, console=console) as progress:
         steps = [len(case.methods) * len(stages(settings, case, a)) for case in cases for a in case.allocators]
         task = progress.add_task("", total=sum(steps))
-        for case in cases:
-            for allocator in case.allocators:
+        for allocator in ALLOCATORS:
+            with Workers(allocator, settings) as workers:
+                for case in (case for case in cases if allocator in case.allocators):
 
-                def advance(method: str, where: str = f"{case.name}, {allocator}") -> None:
-                    progress.update(task, advance=1, description=f"{where}, {method}")
+                    def advance(method: str, where: str = f"{case.name}, {allocator}") -> None:
+                        progress.update(task, advance=1, description=f"{where}, {method}")
 
-                results.add(measure_case(case, allocator, settings, advance))
-            console.print(report.case_sheet(results, case).rich())
-            report.write(results, plan, out)
+                    results.add(workers.measure(case, advance))
+                    console.print(report.case_sheet(results, case).rich())
+                    report.write(results, plan, out)
     return results
 
 

@@ -73,10 +73,13 @@ def plot(results: Results, cases: Iterable[Case]) -> Figure:
     figure = Figure(figsize=(8.6, 0.38 * len(cases) + 1.35), layout="constrained")
     panels = figure.subplots(1, len(PANELS), sharey=True, gridspec_kw={"width_ratios": [1, 1, 1.4]})
     for axes, (title, methods) in zip(panels, PANELS.items(), strict=True):
-        for row, case in enumerate(cases):
-            _draw_row(axes, row, list(_points(results, case, methods)))
-        _scale(axes, title)
+        rows = [list(_points(results, case, methods)) for case in cases]
+        for number, points in enumerate(rows):
+            _draw_row(axes, number, points)
+        axes.set_title(title, fontsize=11)
+        _scale(axes, [ratio for points in rows for *_, ratio in points])
     panels[0].set_yticks(range(len(cases)), [f"{c.batch} × {c.classes} × {c.image}" for c in cases])
+    panels[0].set_ylabel("batch × classes × image")
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
     figure.supxlabel("time in multiples of cross_entropy, forward and backward", fontsize=10)
     figure.legend(handles=_legend(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
@@ -85,7 +88,7 @@ def plot(results: Results, cases: Iterable[Case]) -> Figure:
 
 def _points(results: Results, case: Case, methods: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
     """Look, allocator and ratio of everything that was measured."""
-    for method in methods:
+    for method in reversed(methods):  # ours is drawn last, above the peer's
         for allocator in results.allocators():
             m = results.get(case.name, method, allocator)
             if m is not None and (ratio := results.ratio(m, CROSS_ENTROPY)):
@@ -116,12 +119,11 @@ def _marker(look: str, *, hollow: bool) -> dict[str, object]:
     }
 
 
-def _scale(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=11)
+def _scale(axes: Axes, ratios: list[float]) -> None:
+    """Logarithmic, with cross-entropy's 1 always inside."""
+    low, high = min([0.6, *ratios]) / 1.3, max([2.5, *ratios]) * 1.3
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.4), max(high, 2.5))
-    low, high = axes.get_xlim()
+    axes.set_xlim(low, high)
     ticks = [tick for tick in TICKS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

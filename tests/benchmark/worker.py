@@ -1,6 +1,8 @@
 """One process for one case, method and allocator: reads a command per line, answers with a line of JSON each.
 
-Between two commands it waits for input and uses no processor. The commands:
+It is the child of a process that has imported what the method needs and done nothing else: imports take longer than most
+measurements. Its parent reads a case per line, and waits until the child has ended. Between two commands it waits for input and
+uses no processor. The commands:
 
 - ``warm``: two calls; how long the second took decides how many calls make a round.
 - ``round``: the seconds of each timed call, after one that is not timed; of a slow method those of one call, whose start is
@@ -10,6 +12,7 @@ Between two commands it waits for input and uses no processor. The commands:
   the call), with every block above 64 KiB returned to the system as soon as it is free; null where the system has no such
   counter. What a method keeps from call to call counts as there before. It changes the allocator for good, so that it comes
   after all rounds.
+- ``end``: nothing more of this case.
 - ``error``: of a loss, how far its value and its gradient (relative L2) are from those of the definition in float64; of a
   score, the largest difference from it.
 """
@@ -23,7 +26,10 @@ import os
 import statistics
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import torch
 
@@ -139,22 +145,47 @@ def use_checkout(folder: str) -> None:
 
 
 def main(settings: str) -> None:
-    """Build the inputs, say so, and serve until the input ends."""
+    """Import what the method needs, and serve case by case until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints shall not look like an answer
     given = json.loads(settings)
     torch.set_num_threads(given["threads"])
     if given["checkout"] is not None:
         use_checkout(given["checkout"])
-    bench = Bench(Case.of(given["case"]), given["method"], given["device"])
-    _answer(answers, torch.cuda.get_device_name() if given["device"] == "cuda" else None)
+    make(given["method"], Case(1, 2, (1,)))
+    for case in sys.stdin:
+        child = os.fork()
+        if not child:
+            _end_with(
+                lambda case=case: serve(Bench(Case.of(json.loads(case)), given["method"], given["device"]), answers)
+            )
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code:
+            sys.exit(128 - code if code < 0 else code)  # as a shell says that a signal ended it
+
+
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Do it and end this process without an interpreter's clean-up, which waits for threads that a fork left behind."""
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def serve(bench: Bench, answers: TextIO) -> None:
+    """Say that the inputs are there, and obey until the case ends."""
+    _answer(answers, torch.cuda.get_device_name() if bench.device == "cuda" else None)
     for line in sys.stdin:
+        if line.strip() == "end":
+            return
         _answer(answers, getattr(bench, line.strip())())
         if bench.device == "cuda":
             torch.cuda.empty_cache()  # the other processes need the room
 
 
-def _answer(answers, value) -> None:
+def _answer(answers: TextIO, value: Any) -> None:
     print(json.dumps(value), file=answers, flush=True)
 
 
