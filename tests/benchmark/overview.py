@@ -14,6 +14,7 @@ from tests.benchmark.cases import ALLOCATORS, AUTO, CROSS_ENTROPY, KORNIA, Case
 from tests.benchmark.results import Results
 
 NOTHING = "–"
+DISTURBED = 2.0  # times its minimum that cross-entropy's median is on a machine with other work
 FIRST, *_ = ALLOCATORS
 COLUMNS = {  # of the table, each in multiples of cross-entropy's time
     "soft_dice": "`SoftDiceLoss`",
@@ -41,7 +42,18 @@ def table(results: Results, cases: Iterable[Case]) -> str:
     lines = [head, ["---"] * len(head), *(_row(results, case) for case in cases)]
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     libraries = ", ".join(f"{name} {results.versions[name]}" for name in ("torch", "monai", "kornia"))
-    return f"{rows}\n\nMedians of {results.settings.rounds} rounds on {results.device()}; {libraries}.\n"
+    return f"{rows}\n\nMedians of {results.settings.rounds} rounds on {results.device()}; {libraries}.{busy(results)}\n"
+
+
+def busy(results: Results) -> str:
+    """A sentence that warns of a run beside other work; nothing of one on an idle machine."""
+    times = results.disturbance()
+    if times <= DISTURBED:
+        return ""
+    return (
+        f" The machine was busy with other work, so that these times say little: medians of `cross_entropy` are up to {times:.1f} "
+        "times their minima."
+    )
 
 
 def _row(results: Results, case: Case) -> list[str]:

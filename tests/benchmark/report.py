@@ -114,8 +114,13 @@ def _number(value: float | None) -> str:
 
 
 def described(results: Results) -> str:
-    """The machine and the versions, in one line."""
-    return f"{results.device()}; " + ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    """The machine, the versions, and whether other work disturbed the times."""
+    return (
+        f"{results.device()}; "
+        + ", ".join(f"{name} {version}" for name, version in results.versions.items())
+        + "."
+        + overview.busy(results)
+    )
 
 
 def write(results: Results, suite: Suite, out: Path) -> list[str]:
@@ -166,7 +171,7 @@ def plot(results: Results, suite: Suite) -> Figure:
     }
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
-    figure.suptitle(described(results), fontsize=9)
+    figure.suptitle(results.device(), fontsize=9)
     return figure
 
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.benchmark.cases import ALLOCATORS, COUNTING, DICE_METRIC, PEERS, Case
+from tests.benchmark.cases import ALLOCATORS, COUNTING, CROSS_ENTROPY, DICE_METRIC, PEERS, Case
 from tests.benchmark.measure import ROOT, Measurement, Settings
 
 CASE = ("batch", "classes", "shape", "dtype")  # what JSON says of a case, and of a measurement
@@ -75,6 +75,11 @@ class Results:
             return self._device
         gpu = next((m.device_name for m in self if m.device_name), None)
         return gpu or f"{processor()}, {self.settings.threads} threads of {os.cpu_count()} processors"
+
+    def disturbance(self) -> float:
+        """How many times its minimum the median of cross-entropy is, at most: on an idle machine little more than 1."""
+        times = [m for m in self if m.method == CROSS_ENTROPY and m.seconds]
+        return max((m.median / m.minimum for m in times), default=1.0)
 
     def as_json(self) -> dict[str, Any]:
         return {
