@@ -51,8 +51,8 @@ def busy(results: Results) -> str:
     if times <= DISTURBED:
         return ""
     return (
-        f" The machine was busy with other work, so that these times say little: medians of `cross_entropy` are up to {times:.1f} "
-        "times their minima."
+        " The machine was busy with other work, so that these times say little: "
+        f"medians of `cross_entropy` are up to {times:.1f} times their minima."
     )
 
 

@@ -115,12 +115,8 @@ def _number(value: float | None) -> str:
 
 def described(results: Results) -> str:
     """The machine, the versions, and whether other work disturbed the times."""
-    return (
-        f"{results.device()}; "
-        + ", ".join(f"{name} {version}" for name, version in results.versions.items())
-        + "."
-        + overview.busy(results)
-    )
+    libraries = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    return f"{results.device()}; {libraries}.{overview.busy(results)}"
 
 
 def write(results: Results, suite: Suite, out: Path) -> list[str]:
