@@ -94,7 +94,13 @@ def plot(results: Results, cases: Iterable[Case]) -> Figure:
     panels[0].set_ylabel("batch × classes × image")
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
     figure.supxlabel("time in multiples of cross_entropy, forward and backward", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(
+        handles=_legend(hollow=len(results.allocators()) > 1),
+        loc="outside upper center",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -145,12 +151,10 @@ def _scale(axes: Axes, ratios: list[float]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _legend() -> list[Line2D]:
+def _legend(*, hollow: bool) -> list[Line2D]:
     names = [Line2D([], [], label=look, **_marker(look, hollow=False)) for look in LOOKS]
-    return [
-        *names,
-        Line2D([], [], label="hollow: heap that keeps its pages", **(_marker("ours", hollow=True) | {"color": "0.35"})),
-    ]
+    look = _marker("ours", hollow=True) | {"color": "0.35"}
+    return [*names, Line2D([], [], label="hollow: heap that keeps its pages", **look)] if hollow else names
 
 
 def published(readme: str, rows: str) -> str:
