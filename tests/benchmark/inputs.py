@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ def make_inputs(case: Case, device: str) -> tuple[Tensor, Tensor]:
     if case.dtype is not None:
         reference = reference.to(getattr(torch, case.dtype))
         return reference.roll(2, -1).contiguous().to(device), reference.to(device)
-    logits = torch.randn(case.batch, case.classes, *[case.edge] * 3, generator=random).mul_(2)
+    logits = torch.randn(case.batch, case.classes, *case.shape, generator=random).mul_(2)
     return logits.to(device).requires_grad_(), reference.to(device)
 
 
@@ -29,14 +32,17 @@ def label_map(case: Case, random: torch.Generator) -> Tensor:
 
     Beyond a radius it is background. Structures fill about 1 % of the image at two classes, at most half of it at more.
     """
-    edge, structures = case.edge, case.classes - 1
-    volume = (0.01 if structures == 1 else 0.5) * edge**3 / structures
-    labels = torch.zeros(edge, edge, edge, dtype=torch.int64)
-    nearest = torch.full(labels.shape, (0.75 * volume / torch.pi) ** (2 / 3))  # squared radius of a ball of that volume
-    steps = torch.arange(edge, dtype=torch.float32)
-    for number, voxel in enumerate(torch.randperm(edge**3, generator=random)[:structures].tolist(), start=1):
-        x, y, z = ((steps - centre).square() for centre in (voxel // edge**2, voxel // edge % edge, voxel % edge))
-        distance = x[:, None, None] + y[:, None] + z
+    structures, dimensions = case.classes - 1, len(case.shape)
+    volume = (0.01 if structures == 1 else 0.5) * case.image_voxels / structures
+    unit_ball = math.pi ** (dimensions / 2) / math.gamma(dimensions / 2 + 1)
+    labels = torch.zeros(case.shape, dtype=torch.int64)
+    nearest = torch.full(
+        case.shape, (volume / unit_ball) ** (2 / dimensions)
+    )  # squared radius of a ball of that volume
+    steps = [torch.from_numpy(axis).float() for axis in np.ogrid[tuple(map(slice, case.shape))]]
+    for number, voxel in enumerate(torch.randperm(labels.numel(), generator=random)[:structures].tolist(), start=1):
+        centre = np.unravel_index(voxel, case.shape)
+        distance = sum((axis - int(c)).square() for axis, c in zip(steps, centre, strict=True))
         closer = (distance < nearest) | (distance == 0)
         labels[closer], nearest[closer] = number, distance[closer]
     return labels

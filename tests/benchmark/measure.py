@@ -9,21 +9,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.benchmark.cases import Case
+from tests.benchmark.cases import ALLOCATORS, OLD, Case
 
 ROOT = Path(__file__).parent.parent.parent
 
-# glibc maps a block above 32 MiB (or less, by what was freed before) anew at each call and pays for every page;
-# a warm heap keeps them.
-ALLOCATORS = {
-    "default": {},
-    "warm heap": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"},
-}
 ALLOCATOR_VARIABLES = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
@@ -55,9 +49,10 @@ class Measurement:
 class Settings:
     device: str = "cpu"
     threads: int = 2
-    rounds: int = 3
+    rounds: int = 7
     accuracy: bool = True
-    allocators: tuple[str, ...] = tuple(ALLOCATORS)
+    extent: str = "half"
+    against: str | None = None  # folder of another checkout, whose methods are the old ones
 
 
 class WorkerError(Exception):
@@ -65,22 +60,27 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A fresh process for one measurement; see :mod:`tests.benchmark.worker` for what it can be asked."""
+    """Fresh processes for one method and allocator, one a case; :mod:`tests.benchmark.worker` says what they can be asked."""
 
-    def __init__(self, measurement: Measurement, settings: Settings) -> None:
-        self.measurement = measurement
+    def __init__(self, method: str, allocator: str, settings: Settings) -> None:
         self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  # closed by close()
-        given = {"case": asdict(measurement.case), "method": measurement.method}
-        given |= {"device": settings.device, "threads": settings.threads}
+        given = {"method": method, "device": settings.device, "threads": settings.threads}
+        given["checkout"] = settings.against if method.startswith(OLD) else None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmark.worker", json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             cwd=ROOT,
-            env=environment(measurement.allocator, settings.threads),
+            env=environment(allocator, settings.threads),
             encoding="utf-8",
         )
+
+    def tell(self, line: str) -> None:
+        """Send a command, or the JSON of a case."""
+        with suppress(OSError):  # the missing answer says that the process has ended
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
 
     def ask(self, command: str) -> Any:
         """The answer to a command.
@@ -88,13 +88,11 @@ class Worker:
         Raises:
             WorkerError: the process has ended.
         """
-        with suppress(OSError):  # the missing answer says it
-            self._process.stdin.write(f"{command}\n")
-            self._process.stdin.flush()
+        self.tell(command)
         return self.answer()
 
     def answer(self) -> Any:
-        """The next line; the first one comes unasked, when the inputs are there: the name of the GPU."""
+        """The next line; the first one of a case comes when the inputs are there: the name of the GPU."""
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
@@ -123,52 +121,72 @@ def environment(allocator: str, threads: int) -> dict[str, str]:
     return own | ALLOCATORS[allocator] | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
 
 
-def measure_case(
-    case: Case, allocator: str, settings: Settings, advance: Callable[[str], None] = lambda method: None
-) -> list[Measurement]:
-    """All methods of a case, one process each, round by round; ``advance`` is called ``steps`` times with a method."""
-    measurements = [Measurement(case, method, allocator) for method in case.methods]
-    with ExitStack() as stack:
-        workers = []
-        for measurement in measurements:
-            workers.append(Worker(measurement, settings))
-            stack.callback(workers[-1].close)
-        for stage in stages(settings, allocator):
-            for worker in _turned(workers, stage[1]):
-                if worker.measurement.failure is None:
-                    _run_stage(worker, stage[0])
-                advance(worker.measurement.method)
-    return measurements
+class Workers:
+    """The workers of an allocator: each is started when a case first needs its method, and again after it failed."""
+
+    def __init__(self, allocator: str, settings: Settings) -> None:
+        self.allocator, self.settings = allocator, settings
+        self._found: dict[str, Worker] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._found.values():
+            worker.close()
+
+    def __getitem__(self, method: str) -> Worker:
+        if method not in self._found:
+            self._found[method] = Worker(method, self.allocator, self.settings)
+        return self._found[method]
+
+    def drop(self, method: str) -> None:
+        """End one that failed."""
+        self._found.pop(method).close()
+
+    def measure(self, case: Case, advance: Callable[[str], None] = lambda method: None) -> list[Measurement]:
+        """All methods of a case, round by round; ``advance`` is called with a method after each of its stages."""
+        measurements = [Measurement(case, method, self.allocator) for method in case.methods]
+        for method in case.methods:
+            self[method].tell(json.dumps(asdict(case)))
+        for stage, first in stages(self.settings, case, self.allocator):
+            for measurement in _turned(measurements, first):
+                if measurement.failure is None:
+                    self._run_stage(measurement, stage)
+                advance(measurement.method)
+        for method in (m.method for m in measurements if m.failure is None):
+            self[method].tell("end")
+        return measurements
+
+    def _run_stage(self, found: Measurement, stage: str) -> None:
+        worker = self[found.method]
+        try:
+            if stage == "start":
+                found.device_name = worker.answer()
+            elif stage == "round":
+                found.seconds += worker.ask(stage)
+            elif stage == "memory":
+                found.memory = worker.ask(stage)
+            elif stage == "error":
+                for name, value in worker.ask(stage).items():
+                    setattr(found, name, value)
+            else:
+                worker.ask(stage)
+        except WorkerError as error:
+            found.failure = str(error)
+            self.drop(found.method)
 
 
-def stages(settings: Settings, allocator: str) -> list[tuple[str, int]]:
+def stages(settings: Settings, case: Case, allocator: str) -> list[tuple[str, int]]:
     """What every worker is asked in turn, and with which worker a turn begins, so that none always follows the same one."""
     rounds = [("round", number) for number in range(settings.rounds)]
     # memory and error are the same under both allocators, but a heap that keeps everything cannot tell the memory of a call
-    first = allocator == settings.allocators[0]
+    first = allocator == case.allocators[0]
     after = [("error", 0)] if settings.accuracy and first else []
     after += [("memory", 0)] if allocator == "default" else []
     return [("start", 0), ("warm", 0), *rounds, *after]
 
 
-def _turned(workers: list[Worker], by: int) -> list[Worker]:
-    by %= len(workers)
-    return workers[by:] + workers[:by]
-
-
-def _run_stage(worker: Worker, stage: str) -> None:
-    found = worker.measurement
-    try:
-        if stage == "start":
-            found.device_name = worker.answer()
-        elif stage == "round":
-            found.seconds += worker.ask(stage)
-        elif stage == "memory":
-            found.memory = worker.ask(stage)
-        elif stage == "error":
-            for name, value in worker.ask(stage).items():
-                setattr(found, name, value)
-        else:
-            worker.ask(stage)
-    except WorkerError as error:
-        found.failure = str(error)
+def _turned(measurements: list[Measurement], by: int) -> list[Measurement]:
+    by %= len(measurements)
+    return measurements[by:] + measurements[:by]

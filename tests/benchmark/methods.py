@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from tests.benchmark.cases import Case
+from tests.benchmark.cases import OLD, Case
 from tests.reference_torch import dice_of_label_maps, lovasz_softmax_loss, soft_tversky_loss
 
 Method = Callable[[Tensor, Tensor], Tensor]
@@ -17,7 +17,7 @@ FLAGS = {"softmax": True, "to_onehot_y": True}
 
 def make(name: str, case: Case) -> Method:
     """The method of a name: (logits, label map) to a loss, or (label map, label map) to scores."""
-    return BUILDERS[name](case)
+    return BUILDERS[name.removeprefix(OLD)](case)
 
 
 def _cross_entropy(case: Case) -> Method:
@@ -79,8 +79,9 @@ BUILDERS: dict[str, Callable[[Case], Method]] = {
     "cross_entropy": _cross_entropy,
     "soft_dice": _ours("SoftDiceLoss"),
     "soft_jaccard": _ours("SoftJaccardLoss"),
+    "lovasz_auto": _ours("LovaszSoftmaxLoss"),
     "lovasz_sort": _ours("LovaszSoftmaxLoss", method="sort"),
-    "lovasz_bins": _ours("LovaszSoftmaxLoss", method="bins", bins=4096),
+    "lovasz_bins": _ours("LovaszSoftmaxLoss", method="bins"),
     "lovasz_fine_bins": _ours("LovaszSoftmaxLoss", method="bins", bins=16384),
     "monai_dice": _monai(),
     "monai_jaccard": _monai(jaccard=True),

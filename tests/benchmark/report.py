@@ -1,4 +1,4 @@
-"""Tables for the terminal and for the README, and the plot."""
+"""Tables for the terminal and for reading, and the plot of growth."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from monai_surrogates.data.files import write_atomically
-from tests.benchmark.cases import LOSSES, Case, Suite
+from tests.benchmark import overview
+from tests.benchmark.cases import FINE_BINS, LOSSES, OLD, Case, Suite
 from tests.benchmark.measure import Measurement
-from tests.benchmark.results import Results, peers, versions
+from tests.benchmark.results import Results, peers
 from tests.benchmark.targets import Verdict, verdicts
 
-JSON_NAME, TABLE_NAME, PLOT_NAME = "benchmark.json", "benchmark.md", "benchmark.png"
+JSON_NAME, TABLE_NAME, PLOT_NAME = "benchmark.json", "benchmark.md", "scale.png"
+OVERVIEW_TABLE, OVERVIEW_PLOT = "readme.md", "readme.png"
 HEADINGS = {
     "cross_entropy": "CE",
     "monai_dice": "MONAI Dice",
@@ -27,7 +29,9 @@ HEADINGS = {
     "kornia_lovasz": "kornia",
     "textbook_lovasz": "textbook",
     "monai_dice_metric": "MONAI",
+    OLD: "old",
 }
+PIXELS_PER_INCH = 160
 NOTHING = "–"
 LEGEND = (
     "Times in a column '/ X' are medians in multiples of X's; the targets are judged by them. MiB: peak memory beyond inputs "
@@ -62,7 +66,7 @@ class Sheet:
 
 def case_sheet(results: Results, case: Case) -> Sheet:
     """One row per method and allocator."""
-    against = peers(case)
+    against = peers(case) + ((OLD,) if results.settings.against else ())
     head = ["method", "allocator", "min ms", "median ms", *(f"/ {HEADINGS[peer]}" for peer in against)]
     head += ["MiB", "/ logits", *_errors(case).values()]
     return Sheet(case.title, head, [_row(results, m, against) for m in results if m.case.name == case.name])
@@ -78,7 +82,7 @@ def _errors(case: Case) -> dict[str, str]:
 def _row(results: Results, m: Measurement, against: tuple[str, ...]) -> list[str]:
     if m.failure is not None:
         return [m.method, m.allocator, "failed", *[NOTHING] * (len(against) + 3 + len(_errors(m.case)))]
-    ratios = [_number(results.ratio(m, peer)) for peer in against]
+    ratios = [_number(results.ratio(m, f"{OLD}{m.method}" if peer == OLD else peer)) for peer in against]
     multiple = None if m.memory is None or m.case.dtype else m.memory / m.case.logits_bytes
     memory = [_number(None if m.memory is None else m.memory / 2**20), _number(multiple)]
     return [
@@ -110,28 +114,45 @@ def _number(value: float | None) -> str:
 
 
 def described(results: Results) -> str:
-    """The machine and the versions, in one line."""
-    return f"{results.device()}; " + ", ".join(f"{name} {version}" for name, version in versions().items())
+    """The machine, the versions, and whether other work disturbed the times."""
+    libraries = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    return f"{results.device()}; {libraries}.{overview.busy(results)}"
 
 
-def write(results: Results, suite: Suite, out: Path) -> None:
-    """All three files, each replaced as a whole."""
+def write(results: Results, suite: Suite, out: Path) -> list[str]:
+    """All files, each replaced as a whole: their names."""
     found = verdicts(results, suite)
     record = results.as_json() | {"targets": [asdict(v) | {"met": v.met} for v in found]}
-    write_atomically(out / JSON_NAME, json.dumps(record, indent=1) + "\n")
     sheets = [case_sheet(results, case) for case in results.cases()]
-    sheets += [target_sheet(found, results.settings.allocators)]
-    text = "\n".join([f"{described(results)}\n", f"{LEGEND}\n", *(sheet.markdown() for sheet in sheets)])
-    write_atomically(out / TABLE_NAME, text)
+    sheets += [target_sheet(found, results.allocators()), before_and_after(results)]
+    tables = "\n".join(sheet.markdown() for sheet in sheets if sheet.rows)
+    files = {
+        JSON_NAME: json.dumps(record, indent=1) + "\n",
+        TABLE_NAME: f"{described(results)}\n\n{LEGEND}\n\n{tables}",
+        OVERVIEW_TABLE: overview.table(results, suite.readme),
+        OVERVIEW_PLOT: png(overview.plot(results, suite.readme)),
+    }
+    if suite.scale:
+        files[PLOT_NAME] = png(plot(results, suite))
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    return list(files)
+
+
+def png(figure: Figure) -> bytes:
+    """A picture as the bytes of its file."""
     picture = BytesIO()
-    plot(results, suite).savefig(picture, format="png", dpi=110)
-    write_atomically(out / PLOT_NAME, picture.getvalue())
+    figure.savefig(picture, format="png", dpi=PIXELS_PER_INCH)
+    return picture.getvalue()
 
 
 def plot(results: Results, suite: Suite) -> Figure:
     """Time per voxel and class under each allocator, and memory in multiples of the logits: flat lines scale linearly."""
-    allocators = results.settings.allocators
-    lines = ((suite.by_voxels, "edge of the cube in voxels", "edge"), (suite.by_classes, "classes", "classes"))
+    allocators = results.allocators()
+    lines = (
+        (suite.by_voxels, "edge of the cube in voxels", lambda case: case.shape[0]),
+        (suite.by_classes, "classes", lambda case: case.classes),
+    )
     figure = Figure(figsize=(4.6 * (len(allocators) + 1), 8), layout="constrained")
     for row, (names, growing, size) in zip(figure.subplots(2, len(allocators) + 1), lines, strict=True):
         for axes, allocator in zip(row, allocators, strict=False):
@@ -146,7 +167,7 @@ def plot(results: Results, suite: Suite) -> Figure:
     }
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
-    figure.suptitle(described(results), fontsize=9)
+    figure.suptitle(results.device(), fontsize=9)
     return figure
 
 
@@ -159,12 +180,12 @@ def _draw(
     results: Results,
     names: Iterable[str],
     allocator: str,
-    size: str,
+    size: Callable[[Case], int],
     value: Callable[[Measurement], float | None],
 ) -> None:
-    for number, method in enumerate(LOSSES):
+    for number, method in enumerate((*LOSSES, FINE_BINS)):
         found = [m for name in names if (m := results.get(name, method, allocator)) is not None]
-        points = [(getattr(m.case, size), y) for m in found if (y := value(m)) is not None]
+        points = [(size(m.case), y) for m in found if (y := value(m)) is not None]
         if points:
             style = "--" if method in HEADINGS else "-"  # peers are dashed
             axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number}", label=method)
@@ -172,7 +193,7 @@ def _draw(
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
         return
     axes.set_xscale("log")
-    sizes = sorted({getattr(m.case, size) for m in results if m.case.name in names})
+    sizes = sorted({size(m.case) for m in results if m.case.name in names})
     axes.set_xticks(sizes, [str(number) for number in sizes])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
@@ -180,11 +201,21 @@ def _draw(
 
 def compared(old: dict[str, Any], new: dict[str, Any]) -> Sheet:
     """The medians of two runs, where both have one."""
-    before, after = ({(m["case"], m["method"], m["allocator"]): m for m in run["measurements"]} for run in (old, new))
-    pairs = [
-        (key, before[key]["median"], after[key]["median"])
-        for key in before
-        if "median" in before[key] and "median" in after.get(key, {})
-    ]
-    rows = [[key[0], key[1], key[2], _number(1e3 * a), _number(1e3 * b), _number(b / a)] for key, a, b in pairs]
-    return Sheet("Median ms", ["case", "method", "allocator", "first", "second", "second / first"], rows)
+    before, after = (
+        {(m["case"], m["method"], m["allocator"]): m["median"] for m in run["measurements"] if "median" in m}
+        for run in (old, new)
+    )
+    return _changes("Median ms", before, after)
+
+
+def before_and_after(results: Results) -> Sheet:
+    """The medians of the other checkout and of this one, measured in the same rounds."""
+    medians = {(m.case.name, m.method, m.allocator): m.median for m in results if m.seconds}
+    before = {(case, m.removeprefix(OLD), a): s for (case, m, a), s in medians.items() if m.startswith(OLD)}
+    return _changes("Before and after, median ms", before, medians)
+
+
+def _changes(title: str, before: dict[tuple[str, ...], float], after: dict[tuple[str, ...], float]) -> Sheet:
+    pairs = [(key, before[key], after[key]) for key in before if key in after]
+    rows = [[*key, _number(1e3 * a), _number(1e3 * b), _number(b / a)] for key, a, b in pairs]
+    return Sheet(title, ["case", "method", "allocator", "first", "second", "second / first"], rows)

@@ -1,14 +1,18 @@
 """One process for one case, method and allocator: reads a command per line, answers with a line of JSON each.
 
-Between two commands it waits for input and uses no processor. The commands:
+It is the child of a process that has imported what the method needs and done nothing else: imports take longer than most
+measurements. Its parent reads a case per line, and waits until the child has ended. Between two commands it waits for input and
+uses no processor. The commands:
 
 - ``warm``: two calls; how long the second took decides how many calls make a round.
-- ``round``: the seconds of each timed call, after one that is not timed. A call of a loss is forward and backward, from
-  logits to their gradient.
-- ``memory``: peak memory of a call beyond what was there before and beyond the gradient, in bytes, the median of three.
-  On CUDA it is torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before the call), with
-  every block above 64 KiB returned to the system as soon as it is free; null where the system has no such counter. What a
-  method keeps from call to call counts as there before. It changes the allocator for good, so that it comes after all rounds.
+- ``round``: the seconds of each timed call, after one that is not timed; of a slow method those of one call, whose start is
+  lost in its length. A call of a loss is forward and backward, from logits to their gradient.
+- ``memory``: peak memory of a call beyond what was there before and beyond the gradient, in bytes: the median of three, of a
+  slow method one. On CUDA it is torch's own peak. On a CPU it is the peak resident size of the process (VmHWM, reset before
+  the call), with every block above 64 KiB returned to the system as soon as it is free; null where the system has no such
+  counter. What a method keeps from call to call counts as there before. It changes the allocator for good, so that it comes
+  after all rounds.
+- ``end``: nothing more of this case.
 - ``error``: of a loss, how far its value and its gradient (relative L2) are from those of the definition in float64; of a
   score, the largest difference from it.
 """
@@ -16,12 +20,16 @@ Between two commands it waits for input and uses no processor. The commands:
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import statistics
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 import torch
 
@@ -29,7 +37,8 @@ from tests.benchmark.cases import Case
 from tests.benchmark.inputs import make_inputs
 from tests.benchmark.methods import definition, make
 
-ROUND_SECONDS, MOST_CALLS = 0.25, 10
+ROUND_SECONDS, MOST_CALLS = 0.15, 5
+SLOW = 0.5  # seconds of a call from which one a round must do
 MMAP_THRESHOLD = -3  # glibc's number of this mallopt parameter
 
 
@@ -40,7 +49,7 @@ class Bench:
         self.case, self.name, self.device = case, method, device
         self.method = make(method, case)
         self.inputs = make_inputs(case, device)
-        self.calls = 1
+        self.calls = 0  # timed ones of a round, 0 for a slow method's only one
 
     def call(self) -> float:
         """Seconds of one call."""
@@ -56,15 +65,15 @@ class Bench:
     def warm(self) -> float:
         self.call()
         seconds = self.call()
-        self.calls = max(1, min(MOST_CALLS, int(ROUND_SECONDS / seconds)))
+        self.calls = 0 if seconds > SLOW else max(1, min(MOST_CALLS, int(ROUND_SECONDS / seconds)))
         return seconds
 
     def round(self) -> list[float]:
-        self.call()  # the processes that ran in between have emptied the caches
-        return [self.call() for _ in range(self.calls)]
+        first = self.call()  # the processes that ran in between have emptied the caches
+        return [self.call() for _ in range(self.calls)] or [first]
 
     def memory(self) -> int | None:
-        found = [self._peak() for _ in range(3)]
+        found = [self._peak() for _ in range(3 if self.calls else 1)]
         return None if None in found else statistics.median(found)
 
     def _peak(self) -> int | None:
@@ -91,7 +100,7 @@ class Bench:
         expected.backward()
         gradient, right = (x.grad.double() for x in logits)
         return {
-            "loss_error": float((loss.double() - expected).abs()),
+            "loss_error": float((loss.detach().double() - expected.detach()).abs()),
             "gradient_error": float((gradient - right).norm() / right.norm()),
         }
 
@@ -123,21 +132,60 @@ def resident_size(field: str) -> int:
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
+def use_checkout(folder: str) -> None:
+    """Import ``monai_surrogates`` from another checkout; ``tests`` stays this one's.
+
+    Raises:
+        ImportError: it came from elsewhere.
+    """
+    sys.path.insert(0, folder)
+    package = Path(importlib.import_module("monai_surrogates").__file__)
+    if not package.resolve().is_relative_to(Path(folder).resolve()):
+        raise ImportError(f"monai_surrogates should come from {folder}, but came from {package}; a checkout holds it.")
+
+
 def main(settings: str) -> None:
-    """Build the inputs, say so, and serve until the input ends."""
+    """Import what the method needs, and serve case by case until the input ends."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints shall not look like an answer
     given = json.loads(settings)
     torch.set_num_threads(given["threads"])
-    bench = Bench(Case(**given["case"]), given["method"], given["device"])
-    _answer(answers, torch.cuda.get_device_name() if given["device"] == "cuda" else None)
+    if given["checkout"] is not None:
+        use_checkout(given["checkout"])
+    make(given["method"], Case(1, 2, (1,)))
+    for case in sys.stdin:
+        child = os.fork()
+        if not child:
+            _end_with(
+                lambda case=case: serve(Bench(Case.of(json.loads(case)), given["method"], given["device"]), answers)
+            )
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code:
+            sys.exit(128 - code if code < 0 else code)  # as a shell says that a signal ended it
+
+
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Do it and end this process without an interpreter's clean-up, which waits for threads that a fork left behind."""
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def serve(bench: Bench, answers: TextIO) -> None:
+    """Say that the inputs are there, and obey until the case ends."""
+    _answer(answers, torch.cuda.get_device_name() if bench.device == "cuda" else None)
     for line in sys.stdin:
+        if line.strip() == "end":
+            return
         _answer(answers, getattr(bench, line.strip())())
         if bench.device == "cuda":
             torch.cuda.empty_cache()  # the other processes need the room
 
 
-def _answer(answers, value) -> None:
+def _answer(answers: TextIO, value: Any) -> None:
     print(json.dumps(value), file=answers, flush=True)
 
 
