@@ -332,14 +332,14 @@ def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(
 ):
     """And the probabilities, where they are small enough to be kept."""
     monkeypatch.setattr(overlap, "LARGEST_KEPT", 2**25 if kept else 2**20)
-    x = torch.randn(2, classes, 56, 56, 56, requires_grad=True)
-    y = torch.randint(0, classes, (2, 1, 56, 56, 56), dtype=torch.uint8)
+    x = torch.randn(4, classes, 56, 56, 56, requires_grad=True)
+    y = torch.randint(0, classes, (4, 1, 56, 56, 56), dtype=torch.uint8)
     if ignored is not None:
         y[:, :, :5] = ignored
     y = y.to(labels)
     with Made(x, y) as made:
         torch.autograd.grad(loss(softmax=True, to_onehot_y=True, ignore_index=ignored)(x, y), x)
-    assert made.as_large_as(x) == 1 + kept
+    assert made.as_large_as(x) == 1 + (kept and classes == 5)  # many classes keep no probabilities
 
 
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])

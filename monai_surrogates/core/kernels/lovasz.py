@@ -13,8 +13,10 @@ from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.kernels.operators import LIBRARY, describe, shaped_as_first
 
 _ARGUMENTS = "Tensor logits, Tensor labels, Tensor? valid, int bins, bool batch, bool sync"
-LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
-LIBRARY.define("lovasz_softmax_backward(Tensor logits, Tensor? valid, Tensor weights, Tensor slopes) -> Tensor")
+LIBRARY.define(f"lovasz_softmax({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
+LIBRARY.define(
+    "lovasz_softmax_backward(Tensor logits, Tensor? valid, Tensor weighted, Tensor scale, Tensor slopes) -> Tensor"
+)
 LIBRARY.define(f"lovasz_two_classes({_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define(
     "lovasz_two_classes_backward(Tensor logits, Tensor? valid, Tensor slots, Tensor tables, Tensor slopes) -> Tensor"
@@ -52,14 +54,15 @@ def tiled_lovasz_binned(
 
 
 class _Lovasz(torch.autograd.Function):
-    """Each operator gives the loss, the volume, and what its derivative reads."""
+    """Each operator gives the loss, the volume, and two tensors that its derivative reads."""
 
     @staticmethod
     def forward(
         operator: str, logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
     ) -> tuple[Tensor, ...]:
         run = getattr(torch.ops.monai_surrogates, operator)
-        return tuple(run(logits, labels, valid, bins, batch, sync))
+        loss, volume, first, second = run(logits, labels, valid, bins, batch, sync)
+        return loss, volume, first, second
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -72,26 +75,34 @@ class _Lovasz(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 7
-        logits, valid, *kept = ctx.saved_tensors
+        logits, valid, first, second = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
-            p = Voxels(logits, kept[0], valid).zeroed().input.softmax(1)
-            weights = kept[0] if len(kept) == 1 else _weights_of_slots(p, *kept)
+            p = Voxels(logits, first, valid).zeroed().input.softmax(1)
+            weights = _SIGNED_WEIGHTS[ctx.operator](p, first, second)
             grad = softmax_slopes(p, weights * gradients[0].to(p.dtype).unsqueeze(-1))
         else:
             run = getattr(torch.ops.monai_surrogates, f"{ctx.operator}_backward")
-            grad = run(logits, valid, *kept, gradients[0].contiguous())
+            grad = run(logits, valid, first, second, gradients[0].contiguous())
         return None, grad, None, None, None, None, None
 
 
+def _weights_of_products(p: Tensor, weighted: Tensor, _: Tensor) -> Tensor:
+    """Signed weights (B, C, N), the gradient in the probabilities, from their products with these."""
+    return torch.where(p > 0, weighted / p, 0).detach()
+
+
 def _weights_of_slots(p: Tensor, slots: Tensor, tables: Tensor) -> Tensor:
-    """Signed weights (B, 2, N), the gradient in the probabilities, from the slots of class 1 and the weights of the slots."""
+    """The same of two classes, from the slots of class 1 and the weights of the slots."""
     inside = 2 * (slots.unsqueeze(1) >= tables.shape[-1] // 2).to(p.dtype) - 1  # 1 in class 1, −1 outside
     return tables.gather(2, slots.long().unsqueeze(1).expand(-1, 2, -1)) * torch.cat([inside, -inside], 1)
 
 
+_SIGNED_WEIGHTS = {"lovasz_softmax": _weights_of_products, "lovasz_two_classes": _weights_of_slots}
+
+
 def _nothing(logits: Tensor, labels: Tensor, *_: Any) -> tuple[Tensor, ...]:
     loss, volume = (logits.new_empty(logits.shape[:2], dtype=torch.float64) for _ in range(2))
-    return loss, volume, shaped_as_first(logits)
+    return loss, volume, shaped_as_first(logits), logits.new_empty(labels.shape)
 
 
 def _nothing_of_two(logits: Tensor, labels: Tensor, valid: Any, bins: int, *_: Any) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 Each voxel and class falls into a slot (class; background or reference; bin of its error). One histogram of the slots gives
 their weights; signed, w for background and −w for reference voxels, these are the gradient in the probabilities. Two tensors
-are as large as the logits: the slots, of 16 bits each, and the probabilities, whose place the weights take.
+are as large as the logits: the slots, of 16 bits each, and the probabilities, multiplied by the weights in place.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from monai_surrogates.core.distributed import rank_total
 from monai_surrogates.core.kernels import lovasz as _operators  # noqa: F401 - defines them
 from monai_surrogates.core.kernels.operators import implement
 from monai_surrogates.core.kernels.tiles import (
+    balance,
     buffers_for,
+    exponentials,
+    exponentials_again,
     in_flat_rows,
     rows,
     shaped_as,
-    softmax_gradient,
-    softmax_of,
     tiles,
     two_class_error_logits,
     two_class_gap,
@@ -32,33 +33,35 @@ from monai_surrogates.core.sums import block_sum
 def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
 ) -> tuple[Tensor, ...]:
-    in_bins, slots = _in_slots(logits, labels, valid, bins)
+    weighted, slots, scale = _in_slots(logits, labels, valid, bins)
     histogram = _histogram(slots, bins)
     table = _table(histogram, batch, sync, logits.dtype).expand(len(logits), -1, -1)
     # Σ w|p − y| = Σ ±w·p + Σ w over the reference
     loss = (histogram[..., bins:] * table[..., bins:].double()).sum(-1)
-    signs = torch.ones(2 * bins, dtype=logits.dtype)
-    signs[bins:] = -1
+    signs = torch.full((2 * bins,), 1 / _below(bins, logits.dtype), dtype=logits.dtype)
+    signs[bins:].neg_()
     signed = torch.nn.functional.pad(table * signs, (0, 1)).flatten(0, 1)
-    of_rows, step = loss.view(-1), 1 / _below(bins, logits.dtype)
-    for row, p, slots_x in rows(in_bins.flatten(0, 1), slots.flatten(0, 1)):
+    of_rows = loss.view(-1)
+    for row, q, slots_x in rows(weighted.flatten(0, 1), slots.flatten(0, 1)):
         place = in_flat_rows(slots_x, 2 * bins + 1)
-        weights = signed[row].flatten().index_select(0, place if place.dtype == torch.int32 else place.long())
-        weights = weights.view(p.shape)
-        of_rows[row] += block_sum(p.mul_(weights)) * step
-        p.copy_(weights)
+        own = signed[row].flatten().index_select(0, place if place.dtype == torch.int32 else place.long())
+        of_rows[row] += block_sum(q.mul_(own.view(q.shape)))
     # rounding of the two sums may leave less than nothing
-    return loss.clamp_min_(0), histogram[..., bins:].sum(-1).double(), in_bins
+    return loss.clamp_min_(0), histogram[..., bins:].sum(-1).double(), weighted, scale
 
 
-def _in_slots(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor]:
-    """Probabilities in units of bins and the slots, both (B, C, N)."""
+def _in_slots(logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities in units of bins and the slots, both (B, C, N), and the scale of ``exponentials``, (B, N)."""
+    scale = logits.new_empty(len(logits), logits.shape[2])
     in_bins = torch.empty_like(logits, memory_format=torch.contiguous_format)
     slots = torch.empty(logits.shape, dtype=torch.int16 if 2 * bins < 2**15 else torch.int32)
-    for _, x, v, y, p, slots_x in tiles(logits, valid, labels, in_bins, slots):
-        softmax_of(x, None, p).mul_(_below(bins, logits.dtype))
-        _fill_slots(p, y.long(), v, bins, slots_x)
-    return in_bins, slots
+    (buffer,) = buffers_for(logits)
+    steps = _below(bins, logits.dtype)
+    for _, x, v, y, scale_x, of_tile, slots_x in tiles(logits, valid, labels, scale, in_bins, slots):
+        e, factor = exponentials(x, shaped_as(x, buffer), scale_x)
+        torch.mul(e, (factor * steps).unsqueeze(1), out=of_tile)
+        _fill_slots(of_tile, y.long(), v, bins, slots_x)
+    return in_bins, slots, scale
 
 
 def _fill_slots(in_bins: Tensor, y: Tensor, v: Tensor | None, bins: int, slots: Tensor) -> None:
@@ -113,13 +116,18 @@ def _flip_bins(table: Tensor) -> Tensor:
     return torch.cat([background.flip(-1), reference.flip(-1)], dim=-1)
 
 
-def _lovasz_softmax_backward(logits: Tensor, valid: Tensor | None, weights: Tensor, slopes: Tensor) -> Tensor:
-    """∂L/∂p_c = a_c g_c with the signed weights g and the slopes a of the classes."""
+def _lovasz_softmax_backward(
+    logits: Tensor, valid: Tensor | None, weighted: Tensor, scale: Tensor, slopes: Tensor
+) -> Tensor:
+    """∂L/∂x_c = a_c q_c − p_c Σ_k a_k q_k with q = p·g, g the signed weights and a the slopes of the classes."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    of_p, of_g = buffers_for(logits, 2)
-    for items, x, _, weights_x, out in tiles(logits, valid, weights, grad):
-        g = torch.mul(weights_x, slopes[items].to(x.dtype).unsqueeze(2), out=shaped_as(x, of_g))
-        softmax_gradient(g, softmax_of(x, None, shaped_as(x, of_p)), out)
+    (buffer,) = buffers_for(logits)
+    for items, x, _, q, scale_x, out in tiles(logits, valid, weighted, scale, grad):
+        a = slopes[items].to(q.dtype)
+        mean = torch.bmm(a.unsqueeze(1), q).squeeze(1)
+        e, factor = exponentials_again(x, shaped_as(x, buffer), scale_x)
+        torch.mul(q, a.unsqueeze(2), out=out).addcmul_(e, (mean * factor).unsqueeze(1), value=-1)
+        balance(out, e, factor, mean)
     return grad
 
 

@@ -16,7 +16,8 @@ LIBRARY.define(
     "softmax_overlap_backward(Tensor logits, Tensor labels, Tensor? valid, bool squared, Tensor saved, Tensor slopes) -> Tensor"
 )
 
-LARGEST_KEPT = 2**25  # bytes
+FEW = 12  # classes, up to which passes over masks cost less than reading and writing at the labels
+LARGEST_KEPT = 2**25  # bytes, beyond which the usual C library maps a tensor anew each time
 
 
 def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
@@ -35,12 +36,24 @@ def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, 
     return counts[0]
 
 
-def keeps_probabilities(logits: Tensor) -> bool:
-    """Whether the derivative reads the probabilities of the forward pass, rather than computing them again.
+def by_masks(logits: Tensor, squared: bool) -> bool:
+    """Whether classes are few enough for passes over a mask of each."""
+    return 2 < logits.shape[1] <= FEW and not squared
 
-    A tensor above 32 MiB is mapped anew each time by the usual C library, at the price of computing it.
-    """
-    return logits.shape[1] > 2 and logits.numel() * logits.element_size() <= LARGEST_KEPT
+
+def keeps_probabilities(logits: Tensor) -> bool:
+    """Whether these are then kept for the derivative; a large tensor, mapped anew each time, costs as much as computing it."""
+    return logits.numel() * logits.element_size() <= LARGEST_KEPT
+
+
+def saved_shape(logits: Tensor, squared: bool) -> tuple[int, ...]:
+    """The shape of what is kept: probabilities, or their scale, or the scale and p_y; nothing of two classes."""
+    batch, num_classes, voxels = logits.shape
+    if num_classes == 2:
+        return (0,)
+    if by_masks(logits, squared):
+        return tuple(logits.shape) if keeps_probabilities(logits) else (batch, voxels)
+    return batch, 2, voxels
 
 
 class _SoftmaxOverlap(torch.autograd.Function):
@@ -80,8 +93,7 @@ def _plain_slopes(logits: Tensor, labels: Tensor, valid: Tensor | None, squared:
 
 
 def _no_counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
-    saved = shaped_as_first(logits) if keeps_probabilities(logits) else logits.new_empty(0)
-    return logits.new_empty(3, *logits.shape[:2], dtype=torch.float64), saved
+    return logits.new_empty(3, *logits.shape[:2], dtype=torch.float64), logits.new_empty(saved_shape(logits, squared))
 
 
 describe("softmax_overlap", _no_counts, shaped_as_first)

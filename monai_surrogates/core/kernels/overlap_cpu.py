@@ -1,7 +1,7 @@
-"""Softmax and soft overlap tile by tile on a CPU: ``soft_overlap`` of a softmax, from logits and a label map.
+"""Softmax and soft overlap in one pass over the logits, tile by tile on a CPU: ``soft_overlap`` of a softmax.
 
-The numbers of a tile live in buffers that stay in the cache. Between the passes nothing is kept at two classes, where
-p₁ = σ(x₁ − x₀); at more the probabilities, where they are cheaper kept than computed again.
+The classes' probabilities of a tile live in a buffer that stays in the cache. Between the passes 1/Σ exp x and p_y of each
+voxel are saved; of few classes the probabilities, where they are no large tensor; nothing at two, where p₁ = σ(x₁ − x₀).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.kernels.operators import implement
-from monai_surrogates.core.kernels.overlap import keeps_probabilities
+from monai_surrogates.core.kernels.overlap import by_masks, keeps_probabilities, saved_shape
 from monai_surrogates.core.kernels.tiles import (
+    balance,
     buffers_for,
+    exponentials,
+    exponentials_again,
+    in_flat_rows,
     shaped_as,
-    softmax_gradient,
-    softmax_of,
     tiles,
     two_class_error_logits,
     two_class_gap,
@@ -26,43 +28,62 @@ from monai_surrogates.core.sums import block_sum
 
 def _counts(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> tuple[Tensor, Tensor]:
     counts = torch.zeros(3, *logits.shape[:2], dtype=torch.float64)
+    saved = logits.new_empty(saved_shape(logits, squared))
     if logits.shape[1] == 2:
         for items, x, v, y in tiles(logits, valid, labels):
             counts[:, items] += _two_class_counts(x, y, v, squared)
-        return counts, logits.new_empty(0)
-    kept = [torch.empty_like(logits, memory_format=torch.contiguous_format)] if keeps_probabilities(logits) else []
-    of_p, of_own, of_rest = buffers_for(logits, 3)
-    of_tile = _squared_counts if squared else _plain_counts
-    for items, x, v, y, *room in tiles(logits, valid, labels, *kept):
-        p = softmax_of(x, v, room[0] if room else shaped_as(x, of_p))
-        own = _own_class(y, v, shaped_as(x, of_own))
-        counts[:, items] += of_tile(p, own, shaped_as(x, of_rest))
-    return counts, kept[0] if kept else logits.new_empty(0)
+    elif by_masks(logits, squared):
+        _count_by_masks(logits, labels, valid, saved, counts)
+    else:
+        _count_at_labels(logits, labels, valid, squared, saved, counts)
+    return counts, saved
+
+
+def _count_at_labels(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, saved: Tensor, counts: Tensor
+) -> None:
+    (buffer,) = buffers_for(logits)
+    for items, x, v, y, saved_x in tiles(logits, valid, labels, saved):
+        scale, own = saved_x.unbind(1)
+        y = y.long()
+        place = in_flat_rows(y, logits.shape[1])
+        p = _probabilities(x, v, scale, shaped_as(x, buffer))
+        torch.gather(p, 1, y.unsqueeze(1), out=own.unsqueeze(1))
+        counts[0, items] += _by_class(place, own.double(), counts[0, items])
+        if squared:  # those near 1 in float64, because 1 − 2I/(Σp² + Σy²) cancels
+            counts[1, items] += _by_class(place, own.double().square(), counts[1, items])
+            p.scatter_(1, y.unsqueeze(1), 0).square_()
+        counts[1, items] += block_sum(p)
+        counts[2, items] += _by_class(place, v, counts[2, items])
+
+
+def _probabilities(x: Tensor, v: Tensor | None, scale: Tensor, out: Tensor) -> Tensor:
+    """Softmax of a tile, 0 in removed voxels, in ``out``."""
+    e, factor = exponentials(x, out, scale)
+    return e.mul_((factor if v is None else factor * v).unsqueeze(1))
+
+
+def _count_by_masks(logits: Tensor, labels: Tensor, valid: Tensor | None, saved: Tensor, counts: Tensor) -> None:
+    kept = keeps_probabilities(logits)
+    of_own, of_product, *of_p = buffers_for(logits, 2 if kept else 3)
+    for items, x, v, y, saved_x in tiles(logits, valid, labels, saved):
+        scale, room = (x.new_empty(y.shape), saved_x) if kept else (saved_x, shaped_as(x, of_p[0]))
+        p, own = _probabilities(x, v, scale, room), _own_class(y, v, shaped_as(x, of_own))
+        product = torch.mul(p, own, out=shaped_as(x, of_product))
+        counts[:, items] += torch.stack([block_sum(numbers) for numbers in (product, p, own)])
 
 
 def _own_class(y: Tensor, v: Tensor | None, out: Tensor) -> Tensor:
-    """[c = y] of valid voxels as numbers (b, C, n)."""
+    """[c = y] as numbers (b, C, n), 0 in removed voxels."""
     classes = torch.arange(out.shape[1], dtype=out.dtype).unsqueeze(1)
     torch.eq(y.to(out.dtype).unsqueeze(1), classes, out=out)
-    return out if v is None else out.mul_(v.to(out.dtype).unsqueeze(1))
+    return out if v is None else out.mul_(v.unsqueeze(1))
 
 
-def _plain_counts(p: Tensor, own: Tensor, buffer: Tensor) -> Tensor:
-    """Σ p_y, Σ p and the labels' voxels, (3, b, C)."""
-    return torch.stack([block_sum(x) for x in (torch.mul(p, own, out=buffer), p, own)])
-
-
-def _squared_counts(p: Tensor, own: Tensor, buffer: Tensor) -> Tensor:
-    """The same with Σ p², from the errors e = 1 − p_y = Σ_{k≠y} p_k, because 1 − 2I/(Σp² + Σy²) cancels.
-
-    I = Σ (1 − e), and the own share of Σ p² is Σ (1 − 2e + e²).
-    """
-    others = torch.addcmul(p, p, own, value=-1, out=buffer)
-    e = others.sum(1, keepdim=True)
-    volume, reference = block_sum(others.square_()), block_sum(own)
-    missed = block_sum(torch.mul(own, e, out=buffer))
-    squares = block_sum(buffer.mul_(e))
-    return torch.stack([reference - missed, volume + reference - 2 * missed + squares, reference])
+def _by_class(place: Tensor, values: Tensor | None, like: Tensor) -> Tensor:
+    """Σ of values (b, n), or the number of voxels, of each item and class, (b, C) as ``like``."""
+    weights = None if values is None else values.flatten()
+    return torch.bincount(place, weights=weights, minlength=like.numel()).view(like.shape)
 
 
 def _slopes(
@@ -72,33 +93,93 @@ def _slopes(
     if logits.shape[1] == 2:
         for items, x, v, y, out in tiles(logits, valid, labels, grad):
             _two_class_slopes(x, y, v, squared, slopes[0, items], slopes[1, items], out)
-        return grad
-    kept = [saved] if keeps_probabilities(logits) else []
-    of_p, of_g = buffers_for(logits, 2)
-    of_tile = _slopes_of_squares if squared else _slopes_of_p
-    for items, x, v, y, out, *again in tiles(logits, valid, labels, grad, *kept):
-        p = again[0] if again else softmax_of(x, v, shaped_as(x, of_p))
-        own = _own_class(y, None, shaped_as(x, of_g))
-        g = of_tile(p, own, slopes[0, items].unsqueeze(2), slopes[1, items].unsqueeze(2))
-        softmax_gradient(g, p, out)
+    elif by_masks(logits, squared):
+        _slopes_by_masks(logits, labels, valid, saved, slopes, grad)
+    else:
+        _slopes_at_labels(logits, labels, valid, squared, saved, slopes, grad)
     return grad
 
 
-def _slopes_of_p(p: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor) -> Tensor:
-    """∂L/∂p_c = a_c + [c = y] b_c (b, C, n), in place of ``own``, for slopes b of I and a of the volume (b, C, 1)."""
-    return own.mul_(of_own.to(p.dtype)).add_(of_volume.to(p.dtype))
+def _slopes_at_labels(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool, saved: Tensor, slopes: Tensor, grad: Tensor
+) -> None:
+    of_e, of_g = buffers_for(logits, 2)
+    of_p = _slopes_of_squares if squared else _slopes_of_p
+    for items, x, v, y, saved_x, out in tiles(logits, valid, labels, saved, grad):
+        scale, own = saved_x.unbind(1)
+        e, factor = exponentials_again(x, shaped_as(x, of_e), scale)
+        factor = factor if v is None else factor * v
+        g = shaped_as(x, of_g)
+        mean = of_p(e, factor, y.long(), own, slopes[0, items], slopes[1, items], g)
+        torch.mul(e, g, out=out)
+        balance(out, e, factor, mean)
 
 
-def _slopes_of_squares(p: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor) -> Tensor:
-    """The same of squared volumes, 2 a_c p_c + [c = y] b_c.
+def _slopes_by_masks(
+    logits: Tensor, labels: Tensor, valid: Tensor | None, saved: Tensor, slopes: Tensor, grad: Tensor
+) -> None:
+    """∂L/∂x_c = p_c g_c − p_c Σ_k p_k g_k with g_c = a_c + [c = y] b_c; see :func:`_slopes_of_p`."""
+    kept = keeps_probabilities(logits)
+    of_own, *of_p = buffers_for(logits, 1 if kept else 2)
+    for items, x, v, y, saved_x, out in tiles(logits, valid, labels, saved, grad):
+        p = saved_x if kept else _probabilities_again(x, v, saved_x, shaped_as(x, of_p[0]))
+        of_own_class, of_volume = slopes[:2, items].to(x.dtype).unsqueeze(3)
+        products = _own_class(y, None, shaped_as(x, of_own)).mul_(of_own_class).add_(of_volume).mul_(p)
+        mean = products.sum(1)
+        torch.mul(p, mean.unsqueeze(1), out=out)
+        torch.sub(products, out, out=out)
+        balance(out, p, None, mean)
 
-    Near a perfect prediction it vanishes at c = y, so it is taken there as (b_c + 2 a_c) − 2 a_c e, with
-    e = 1 − p_y = Σ_{k≠y} p_k.
+
+def _probabilities_again(x: Tensor, v: Tensor | None, scale: Tensor, out: Tensor) -> Tensor:
+    e, factor = exponentials_again(x, out, scale)
+    return e.mul_((factor if v is None else factor * v).unsqueeze(1))
+
+
+def _slopes_of_p(
+    e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
+) -> Tensor:
+    """(g_c − s)·factor, which times e_c is ∂L/∂x_c: g_c = a_c + [c = y] b_y and s = Σ_k p_k g_k = Σ_k p_k a_k + p_y b_y.
+
+    Args:
+        e: first factor of the probabilities p = e·factor of a tile, (b, C, n).
+        factor: second factor, 0 for removed voxels, (b, n).
+        y: labels, (b, n).
+        own: the probability of each label, p_y, (b, n).
+        of_own: slopes of the intersection, b in the equation, (b, C), float64.
+        of_volume: slopes of the volume, a in the equation, (b, C), float64.
+        out: the result, (b, C, n).
+
+    Returns:
+        s, (b, n).
     """
-    perfect, twice = (of_own + 2 * of_volume).to(p.dtype), (2 * of_volume).to(p.dtype)
-    others = torch.addcmul(p, p, own, value=-1)
-    at_own = torch.addcmul(perfect, twice, others.sum(1, keepdim=True), value=-1)
-    return own.mul_(at_own).addcmul_(others, twice)
+    a, b_y = of_volume.to(e.dtype), _at_labels(of_own.to(e.dtype), y)
+    mean = torch.bmm(a.unsqueeze(1), e).squeeze(1).mul_(factor).addcmul_(own, b_y)
+    torch.bmm(torch.stack([a, -torch.ones_like(a)], 2), torch.stack([factor, mean * factor], 1), out=out)
+    out.scatter_add_(1, y.unsqueeze(1), b_y.mul_(factor).unsqueeze(1))
+    return mean
+
+
+def _slopes_of_squares(
+    e: Tensor, factor: Tensor, y: Tensor, own: Tensor, of_own: Tensor, of_volume: Tensor, out: Tensor
+) -> Tensor:
+    """The same of squared volumes, g_c = 2 a_c p_c + [c = y] b_y.
+
+    Near a perfect prediction g_y vanishes, so it is taken as (b_y + 2 a_y) − 2 a_y(1 − p_y), with 1 − p_y = Σ_{k≠y} p_k.
+    """
+    labels, twice = y.unsqueeze(1), 2 * of_volume
+    torch.mul(e, factor.unsqueeze(1), out=out).scatter_(1, labels, 0)
+    perfect, slope = (of_own + twice).to(e.dtype), twice.to(e.dtype)
+    g_y = _at_labels(perfect, y).addcmul_(_at_labels(slope, y), out.sum(1), value=-1)
+    out.mul_(slope.unsqueeze(2)).scatter_(1, labels, g_y.unsqueeze(1))
+    mean = (e * out).sum(1).mul_(factor)
+    out.sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1))
+    return mean
+
+
+def _at_labels(of_classes: Tensor, y: Tensor) -> Tensor:
+    """The number (b, C) of each voxel's class, (b, n)."""
+    return of_classes.flatten().index_select(0, in_flat_rows(y, of_classes.shape[1])).view(y.shape)
 
 
 def _two_class_counts(x: Tensor, y: Tensor, v: Tensor | None, squared: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Tiles of logits that stay in a processor's cache, and what is computed in them."""
+"""Tiles of logits that stay in a processor's cache, and their softmax in two factors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from monai_surrogates.core.activation import ROUNDS
 
-TILE = 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
+TILE = 3 * 2**18  # logits in a tile; smaller ones cost calls, larger ones leave the cache
 ROW = 2**18  # numbers in a piece of a row
+LARGEST, SAMPLED = 80, 2048  # logits with an exp inside float32; every 2048th voxel is read
+MILD = 1e15  # up to it numbers, their squares and their inverses stay far inside float32
 CERTAIN = 1e38  # a gap of two logits: its sigmoid is 0 or 1, and twice the gap is finite
 MEASURABLE = 1e-15  # a norm to which slopes with lost squares add nothing
-TOLERATED = 8  # times eps: slopes are then right to 1e-6
+TOLERATED = 32  # times eps: slopes are then right to 4e-6
 
 
 def tile_shape(logits: Tensor) -> tuple[int, int]:
@@ -72,31 +74,58 @@ def in_flat_rows(index: Tensor, width: int) -> Tensor:
     return index.flatten()
 
 
-def softmax_of(x: Tensor, v: Tensor | None, out: Tensor) -> Tensor:
-    """Softmax over the classes of x (b, C, n), 0 in removed voxels."""
-    torch.softmax(x, 1, out=out)
-    return out if v is None else out.mul_(v.to(out.dtype).unsqueeze(1))
+def exponentials(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax over the classes of x (b, C, n) in two factors: e = exp x (b, C, n), in ``out``, and 1/Σ e (b, n).
+
+    Where exp x would overflow or lose digits, e = exp(x − max x), and ``scale`` holds the second factor with a minus sign.
+    """
+    if _seem_mild(x):
+        total = torch.sum(torch.exp(x, out=out), dim=1, out=scale).sum()
+        if bool(total + scale.reciprocal_().sum() <= MILD):  # and so is each of them, and none is NaN
+            return out, scale
+    torch.sum(_shifted(x, out), dim=1, out=scale).reciprocal_().neg_()
+    return out, -scale
 
 
-def softmax_gradient(of_p: Tensor, p: Tensor, out: Tensor) -> None:
-    """``activation.softmax_slopes`` of a tile, ∂L/∂x_c = p_c(g_c − Σ_k p_k g_k), with rounds where a network is sure.
+def _seem_mild(x: Tensor) -> bool:
+    """Whether some of the logits have an exp inside float32: outside it takes a hundred times as long."""
+    low, high = x[..., ::SAMPLED].aminmax()
+    return bool((low > -LARGEST) & (high < LARGEST))
+
+
+def exponentials_again(x: Tensor, out: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same two factors once the scale is known."""
+    if bool(scale[0, 0] > 0):
+        return torch.exp(x, out=out), scale
+    return _shifted(x, out), -scale
+
+
+def _shifted(x: Tensor, out: Tensor) -> Tensor:
+    smallest = (
+        math.log(torch.finfo(x.dtype).tiny) + 1
+    )  # the exp of less is as good as 0, and takes a hundred times as long
+    return torch.sub(x, x.amax(1, keepdim=True), out=out).clamp_(min=smallest).exp_()
+
+
+def balance(slopes: Tensor, e: Tensor, factor: Tensor | None, mean: Tensor) -> None:
+    """The rounds of ``activation.softmax_slopes``, in place, where a tile needs them: where a network is sure.
 
     Args:
-        of_p: g = ∂L/∂p, (b, C, n), which is used up.
-        p: softmax over the classes, 0 in removed voxels, (b, C, n).
-        out: the result, (b, C, n).
+        slopes: ∂L/∂x_c = p_c(g_c − s) with s = Σ_k p_k g_k of a tile, (b, C, n). Their rounding errors are eps times
+            Σ_k p_k |g_k|, which is no more than |s| and the sum of their own sizes.
+        e: first factor of the probabilities p = e·factor, (b, C, n).
+        factor: second factor, 0 for removed voxels, (b, n); None for 1.
+        mean: s, (b, n).
     """
-    slopes = out if out.is_contiguous() else of_p  # torch 2.13 writes past anything else
-    torch.ops.aten._softmax_backward_data(of_p, p, 1, p.dtype, grad_input=slopes)
-    rounding = TOLERATED * torch.finfo(out.dtype).eps
+    if _norm(mean) <= TOLERATED * _norm(slopes[:, 0]):
+        return
+    rounding = 8 * torch.finfo(slopes.dtype).eps
     for _ in range(ROUNDS):
         rest = slopes.sum(1)
-        error = _norm(rest)
-        if error <= rounding * _norm(slopes[:, 0]) or not error > rounding * _norm(slopes):  # NaN stays NaN
-            break
-        slopes.addcmul_(p, rest.unsqueeze(1), value=-1)
-    if slopes is not out:
-        out.copy_(slopes)
+        if not _norm(rest) > rounding * _norm(slopes):  # NaN stays NaN
+            return
+        rest = rest if factor is None else rest.mul_(factor)
+        slopes.addcmul_(e, rest.unsqueeze(1), value=-1)
 
 
 def _norm(x: Tensor) -> float:
