@@ -16,7 +16,7 @@ from monai_surrogates.core import (
 )
 from monai_surrogates.core.activation import precise_softmax
 from monai_surrogates.core.inputs import Voxels
-from monai_surrogates.core.kernels import operators, overlap, tiles
+from monai_surrogates.core.kernels import operators, tiles
 from monai_surrogates.core.lovasz_weights import lovasz_jaccard_weights
 from monai_surrogates.losses import LovaszSoftmaxLoss, SoftDiceLoss, SoftJaccardLoss
 from tests.inside import InsideOperators
@@ -42,13 +42,11 @@ def random_logits(seed, items, classes, voxels, ignoring, dtype=torch.float64):
     return Voxels(x, y if valid is None else torch.where(valid, y, 0), valid)
 
 
-@pytest.fixture(params=["one tile", "many tiles", "many tiles, nothing kept"])
+@pytest.fixture(params=[None, 20], ids=["one tile", "many tiles"])
 def tile(request, monkeypatch):
-    if request.param != "one tile":
-        monkeypatch.setattr(tiles, "TILE", 20)
-        monkeypatch.setattr(tiles, "ROW", 20 // 3)
-    if "nothing" in request.param:
-        monkeypatch.setattr(overlap, "LARGEST_KEPT", 0)
+    if request.param:
+        monkeypatch.setattr(tiles, "TILE", request.param)
+        monkeypatch.setattr(tiles, "ROW", request.param // 3)
 
 
 def value_and_gradient(function, voxels, seed):
@@ -326,12 +324,7 @@ def test_no_tensor_larger_than_the_logits_is_made(loss, classes):
 @pytest.mark.parametrize("ignored", [None, 1, 255])
 @pytest.mark.parametrize("classes", [5, 14])
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss])
-@pytest.mark.parametrize("kept", [False, True])
-def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(
-    loss, classes, ignored, labels, kept, monkeypatch
-):
-    """And the probabilities, where they are small enough to be kept."""
-    monkeypatch.setattr(overlap, "LARGEST_KEPT", 2**25 if kept else 2**20)
+def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(loss, classes, ignored, labels):
     x = torch.randn(4, classes, 56, 56, 56, requires_grad=True)
     y = torch.randint(0, classes, (4, 1, 56, 56, 56), dtype=torch.uint8)
     if ignored is not None:
@@ -339,7 +332,7 @@ def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(
     y = y.to(labels)
     with Made(x, y) as made:
         torch.autograd.grad(loss(softmax=True, to_onehot_y=True, ignore_index=ignored)(x, y), x)
-    assert made.as_large_as(x) == 1 + (kept and classes == 5)  # many classes keep no probabilities
+    assert made.as_large_as(x) == 1
 
 
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])

@@ -17,7 +17,6 @@ LIBRARY.define(
 )
 
 FEW = 12  # classes, up to which passes over masks cost less than reading and writing at the labels
-LARGEST_KEPT = 2**25  # bytes, beyond which the usual C library maps a tensor anew each time
 
 
 def tiled_softmax_overlap(logits: Tensor, labels: Tensor, valid: Tensor | None, squared: bool) -> Tensor:
@@ -41,19 +40,12 @@ def by_masks(logits: Tensor, squared: bool) -> bool:
     return 2 < logits.shape[1] <= FEW and not squared
 
 
-def keeps_probabilities(logits: Tensor) -> bool:
-    """Whether these are then kept for the derivative; a large tensor, mapped anew each time, costs as much as computing it."""
-    return logits.numel() * logits.element_size() <= LARGEST_KEPT
-
-
 def saved_shape(logits: Tensor, squared: bool) -> tuple[int, ...]:
-    """The shape of what is kept: probabilities, or their scale, or the scale and p_y; nothing of two classes."""
+    """The shape of what the derivative reads: 1/Σ exp x, of many classes p_y as well, of two nothing."""
     batch, num_classes, voxels = logits.shape
     if num_classes == 2:
         return (0,)
-    if by_masks(logits, squared):
-        return tuple(logits.shape) if keeps_probabilities(logits) else (batch, voxels)
-    return batch, 2, voxels
+    return (batch, 1 if by_masks(logits, squared) else 2, voxels)
 
 
 class _SoftmaxOverlap(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """Softmax and soft overlap in one pass over the logits, tile by tile on a CPU: ``soft_overlap`` of a softmax.
 
-The classes' probabilities of a tile live in a buffer that stays in the cache. Between the passes 1/Σ exp x and p_y of each
-voxel are saved; of few classes the probabilities, where they are no large tensor; nothing at two, where p₁ = σ(x₁ − x₀).
+No tensor as large as the logits is made but their gradient. The classes' probabilities of a tile live in a buffer that stays in
+the cache; between the passes 1/Σ exp x of each voxel is saved, of many classes p_y as well, and nothing of two, where
+p₁ = σ(x₁ − x₀).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monai_surrogates.core.kernels.operators import implement
-from monai_surrogates.core.kernels.overlap import by_masks, keeps_probabilities, saved_shape
+from monai_surrogates.core.kernels.overlap import by_masks, saved_shape
 from monai_surrogates.core.kernels.tiles import (
     balance,
     buffers_for,
@@ -47,7 +48,7 @@ def _count_at_labels(
         scale, own = saved_x.unbind(1)
         y = y.long()
         place = in_flat_rows(y, logits.shape[1])
-        p = _probabilities(x, v, scale, shaped_as(x, buffer))
+        p = _probabilities(*exponentials(x, shaped_as(x, buffer), scale), v)
         torch.gather(p, 1, y.unsqueeze(1), out=own.unsqueeze(1))
         counts[0, items] += _by_class(place, own.double(), counts[0, items])
         if squared:  # those near 1 in float64, because 1 − 2I/(Σp² + Σy²) cancels
@@ -57,18 +58,16 @@ def _count_at_labels(
         counts[2, items] += _by_class(place, v, counts[2, items])
 
 
-def _probabilities(x: Tensor, v: Tensor | None, scale: Tensor, out: Tensor) -> Tensor:
-    """Softmax of a tile, 0 in removed voxels, in ``out``."""
-    e, factor = exponentials(x, out, scale)
+def _probabilities(e: Tensor, factor: Tensor, v: Tensor | None) -> Tensor:
+    """Softmax of a tile from its two factors, in place of the first; 0 in removed voxels."""
     return e.mul_((factor if v is None else factor * v).unsqueeze(1))
 
 
 def _count_by_masks(logits: Tensor, labels: Tensor, valid: Tensor | None, saved: Tensor, counts: Tensor) -> None:
-    kept = keeps_probabilities(logits)
-    of_own, of_product, *of_p = buffers_for(logits, 2 if kept else 3)
-    for items, x, v, y, saved_x in tiles(logits, valid, labels, saved):
-        scale, room = (x.new_empty(y.shape), saved_x) if kept else (saved_x, shaped_as(x, of_p[0]))
-        p, own = _probabilities(x, v, scale, room), _own_class(y, v, shaped_as(x, of_own))
+    of_p, of_own, of_product = buffers_for(logits, 3)
+    for items, x, v, y, scale in tiles(logits, valid, labels, saved[:, 0]):
+        p = _probabilities(*exponentials(x, shaped_as(x, of_p), scale), v)
+        own = _own_class(y, v, shaped_as(x, of_own))
         product = torch.mul(p, own, out=shaped_as(x, of_product))
         counts[:, items] += torch.stack([block_sum(numbers) for numbers in (product, p, own)])
 
@@ -119,21 +118,15 @@ def _slopes_by_masks(
     logits: Tensor, labels: Tensor, valid: Tensor | None, saved: Tensor, slopes: Tensor, grad: Tensor
 ) -> None:
     """∂L/∂x_c = p_c g_c − p_c Σ_k p_k g_k with g_c = a_c + [c = y] b_c; see :func:`_slopes_of_p`."""
-    kept = keeps_probabilities(logits)
-    of_own, *of_p = buffers_for(logits, 1 if kept else 2)
-    for items, x, v, y, saved_x, out in tiles(logits, valid, labels, saved, grad):
-        p = saved_x if kept else _probabilities_again(x, v, saved_x, shaped_as(x, of_p[0]))
+    of_p, of_own = buffers_for(logits, 2)
+    for items, x, v, y, scale, out in tiles(logits, valid, labels, saved[:, 0], grad):
+        p = _probabilities(*exponentials_again(x, shaped_as(x, of_p), scale), v)
         of_own_class, of_volume = slopes[:2, items].to(x.dtype).unsqueeze(3)
         products = _own_class(y, None, shaped_as(x, of_own)).mul_(of_own_class).add_(of_volume).mul_(p)
         mean = products.sum(1)
         torch.mul(p, mean.unsqueeze(1), out=out)
         torch.sub(products, out, out=out)
         balance(out, p, None, mean)
-
-
-def _probabilities_again(x: Tensor, v: Tensor | None, scale: Tensor, out: Tensor) -> Tensor:
-    e, factor = exponentials_again(x, out, scale)
-    return e.mul_((factor if v is None else factor * v).unsqueeze(1))
 
 
 def _slopes_of_p(
