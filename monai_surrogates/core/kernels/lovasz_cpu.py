@@ -29,6 +29,8 @@ from monai_surrogates.core.kernels.tiles import (
 from monai_surrogates.core.lovasz_weights import bin_weights
 from monai_surrogates.core.sums import block_sum
 
+CELLS = 2**15  # of histograms that become weights at once: a dozen numbers stand beside each
+
 
 def _lovasz_softmax(
     logits: Tensor, labels: Tensor, valid: Tensor | None, bins: int, batch: bool, sync: bool
@@ -105,8 +107,9 @@ def _table(histogram: Tensor, batch: bool, sync: bool, dtype: torch.dtype) -> Te
         histogram = histogram.sum(0, keepdim=True)
     counts = rank_total(histogram) if sync else histogram
     table = torch.empty(counts.shape, dtype=dtype)
-    for of_classes, out in zip(*(torch.split(x.flatten(0, 1), 16, dim=0) for x in (counts, table)), strict=True):
-        out.copy_(_flip_bins(bin_weights(_flip_bins(of_classes), dtype)))  # few at a time take little memory
+    few = max(1, CELLS // counts.shape[-1])
+    for of_rows, out in zip(*(torch.split(x.flatten(0, 1), few, dim=0) for x in (counts, table)), strict=True):
+        out.copy_(_flip_bins(bin_weights(_flip_bins(of_rows), dtype)))
     return table
 
 
