@@ -64,12 +64,12 @@ def _probabilities(e: Tensor, factor: Tensor, v: Tensor | None) -> Tensor:
 
 
 def _count_by_masks(logits: Tensor, labels: Tensor, valid: Tensor | None, saved: Tensor, counts: Tensor) -> None:
-    of_p, of_own, of_product = buffers_for(logits, 3)
+    of_p, of_own = buffers_for(logits, 2)
     for items, x, v, y, scale in tiles(logits, valid, labels, saved[:, 0]):
         p = _probabilities(*exponentials(x, shaped_as(x, of_p), scale), v)
         own = _own_class(y, v, shaped_as(x, of_own))
-        product = torch.mul(p, own, out=shaped_as(x, of_product))
-        counts[:, items] += torch.stack([block_sum(numbers) for numbers in (product, p, own)])
+        reference = block_sum(own)
+        counts[:, items] += torch.stack([block_sum(own.mul_(p)), block_sum(p), reference])
 
 
 def _own_class(y: Tensor, v: Tensor | None, out: Tensor) -> Tensor:
