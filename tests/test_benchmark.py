@@ -335,6 +335,19 @@ def test_the_readme_table_holds_multiples_of_cross_entropy(invented):
         assert ratios == ["1.0"] * len(overview.COLUMNS)
 
 
+def test_each_column_of_the_readme_table_is_its_methods():
+    case, results = Case(1, 2, (4, 4)), Results(Settings())
+    multiples = {name: 2.0 + number for number, name in enumerate(overview.COLUMNS)}
+    of_memory = [name for names in overview.MEMORY.values() for name in names]
+    for name, times in {CROSS_ENTROPY: 1.0, **multiples}.items():
+        memory = of_memory.index(name) * case.logits_bytes if name in of_memory else None
+        results.add([Measurement(case, name, "default", [1e-3 * times], memory=memory)])
+    row = overview.table(results, [case]).splitlines()[2]
+    assert [float(cell) for cell in row.split(" | ")[2 : 2 + len(multiples)]] == list(multiples.values())
+    memory = row.strip(" |").split(" | ")[-len(overview.MEMORY) :]
+    assert [float(x) for cell in memory for x in cell.split(", ")] == list(range(len(of_memory)))
+
+
 def test_a_run_beside_other_work_says_so():
     results, case = Results(Settings()), Case(1, 2, (4, 4))
     results.add([Measurement(case, CROSS_ENTROPY, "default", [1.0, 1.5, 1.5])])

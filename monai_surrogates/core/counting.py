@@ -6,7 +6,6 @@ megabytes beside its inputs. Voxels that are removed or of no class get the labe
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -359,10 +358,12 @@ def _tiles(p: Tensor, r: Tensor, mask: Tensor | None, num_classes: int) -> Itera
     values = TILE if r.device.type == "cpu" else GPU_TILE
     many = max(1, min(values // (channels * voxels), LARGEST_TABLE // (num_classes + 1) ** 2))
     step = max(values // channels, 1)
-    for first, start in itertools.product(range(0, len(r), many), range(0, voxels, step)):
-        items, part = slice(first, first + many), slice(start, start + step)
-        sides = [None if x is None else signed(x[items].flatten(2)[..., part]) for x in (p, r, mask)]
-        yield items, *sides[:2], None if sides[2] is None else sides[2][:, 0]
+    for first in range(0, len(r), many):
+        items = slice(first, first + many)
+        sides = [None if x is None else x[items].flatten(2) for x in (p, r, mask)]  # a copy of images in another layout
+        for start in range(0, voxels, step):
+            p_x, r_x, m_x = (None if x is None else signed(x[..., start : start + step]) for x in sides)
+            yield items, p_x, r_x, None if m_x is None else m_x[:, 0]
 
 
 def _check_mask_shape(mask: Tensor, reference: Tensor) -> None:

@@ -85,8 +85,7 @@ def overlap_of(
         tensor([[0.5000, 0.5000]], dtype=torch.float64)
     """
     x, of_softmax = voxels.input, activation.kind == "softmax"
-    numbers = x.numel() if x.shape[1] == 2 else x.shape[1:].numel()  # three classes gain by large images, not by many
-    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", x.device, numbers):
+    if of_softmax and voxels.is_label_map and has_kernel("softmax_overlap", x.device, x.numel()):
         return softmax_overlap(voxels, squared=squared)
     if activation.function is not None:
         voxels = voxels.zeroed()  # an activation sees no removed voxel; soft_overlap itself leaves out theirs

@@ -119,8 +119,8 @@ class PerClassArguments(SharedArguments, total=False):
         include_background: False leaves channel 0 out of the mean.
         other_act: an activation other than sigmoid and softmax.
         batch: one loss per class for the whole batch instead of one per item.
-        classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items), or a
-            list of class ids.
+        classes: ``"all"``, ``"present"`` (the mean over an item's classes that its reference holds, then over items, of
+            which one without any counts as 0), or a list of class ids.
         two_class: read a single channel as two classes: inverted prediction and reference are the background. Several
             channels are a ValueError.
     """

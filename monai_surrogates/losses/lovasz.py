@@ -54,9 +54,10 @@ class LovaszSoftmaxLoss(LovaszLoss):
             bin, the default number of bins gives a loss within 1e-5 of it and a gradient within a relative 5e-3. The gradient
             differs by more for small structures (in 96³ voxels of three classes by 9e-3 for a lesion of 1000 voxels, 7e-2
             for one of 27), and entirely where a network is nearly always sure, right or wrong (most gaps of the logits
-            above 12): then most errors lie in one bin, and their order needs ``"sort"`` or more ``bins``.
+            above 12): then most errors lie in one bin, and their order needs ``"sort"`` or more ``bins``. On slices of 64² with
+            structures of 200 voxels it was up to 4e-5 and 2e-2, of 96² and more within the figures above.
             Errors must lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with
-            ``batch=True``, batches) of up to two voxels per bin, where sorting costs about the same and bins take more
+            ``batch=True``, batches) of up to two voxels per bin, by default of 512 voxels, where sorting costs about the same and bins take more
             memory, and the errors of ``other_act``; all else goes into bins.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. By default 4096,
             but at most one for every 16 voxels of an image (with ``batch=True`` of a batch), and at least 256: a slice of 256²

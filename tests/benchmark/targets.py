@@ -14,6 +14,7 @@ from tests.benchmark.cases import (
     FINE_BINS,
     KORNIA,
     LINEAR,
+    OLD,
     OVERLAP,
     SORT,
     Case,
@@ -22,7 +23,9 @@ from tests.benchmark.cases import (
 from tests.benchmark.measure import Measurement
 from tests.benchmark.results import Results
 
+NOT_SLOWER = 1.1  # than another checkout; a machine differs by as much from run to run
 SPREAD = 1.3  # the largest time per voxel and class over the smallest
+FEW_BINS = 256  # of any image that is binned by default
 SCORE_MEMORY = 8 * 2**20  # "a few megabytes"
 LARGE = 96**3  # voxels of an image from which a volume counts as large
 MORE_FOR_OVERLAP = {(32, 2, (128, 128)): 1.3}  # of cross-entropy's time, where the fixed costs of a call show
@@ -56,6 +59,9 @@ def verdicts(results: Results, suite: Suite) -> list[Verdict]:
 
 
 def _of_slices(results: Results, case: Case) -> Iterator[Verdict]:
+    yield Verdict(
+        case.title, f"{AUTO}: error of the loss", 1 / FEW_BINS, _values(results, case, AUTO, lambda m: m.loss_error)
+    )
     for name in OVERLAP:
         yield _ratio(results, case, name, CROSS_ENTROPY, MORE_FOR_OVERLAP.get(case.size, 1.0))
         yield _memory(results, case, name, 1.0)
@@ -75,6 +81,8 @@ def _of_auto(results: Results, case: Case) -> Iterator[Verdict]:
 
 
 def _of_volumes(results: Results, case: Case) -> Iterator[Verdict]:
+    for name in (*OVERLAP, BINS):
+        yield _ratio(results, case, name, f"{OLD}{name}", NOT_SLOWER)
     few, many, large = case.classes == 2, case.classes >= 100, case.image_voxels >= LARGE
     for name, of_monai in OVERLAP.items():
         limit = 0.75 if few else 1.0 if many or large else 1.5

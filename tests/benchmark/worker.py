@@ -1,8 +1,8 @@
-"""One process for one case, method and allocator: reads a command per line, answers with a line of JSON each.
+"""A process for one method and allocator: reads a case per line, and has a child of its own measure each.
 
-It is the child of a process that has imported what the method needs and done nothing else: imports take longer than most
-measurements. Its parent reads a case per line, and waits until the child has ended. Between two commands it waits for input and
-uses no processor. The commands:
+The parent has imported what the method needs and done nothing else: imports take longer than most measurements. It waits until
+the child has ended. The child reads a command per line and answers with a line of JSON each; between two commands it waits for
+input and uses no processor. ``end`` ends it; the other commands:
 
 - ``warm``: two calls; how long the second took decides how many calls make a round.
 - ``round``: the seconds of each timed call, after one that is not timed; of a slow method those of one call, whose start is
@@ -27,7 +27,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -153,7 +153,7 @@ def main(settings: str) -> None:
     if given["checkout"] is not None:
         use_checkout(given["checkout"])
     make(given["method"], Case(1, 2, (1,)))
-    for case in sys.stdin:
+    for case in commands():
         child = os.fork()
         if not child:
             _end_with(
@@ -177,12 +177,23 @@ def _end_with(work: Callable[[], None]) -> NoReturn:
 def serve(bench: Bench, answers: TextIO) -> None:
     """Say that the inputs are there, and obey until the case ends."""
     _answer(answers, torch.cuda.get_device_name() if bench.device == "cuda" else None)
-    for line in sys.stdin:
-        if line.strip() == "end":
+    for line in commands():
+        if line == "end":
             return
-        _answer(answers, getattr(bench, line.strip())())
+        _answer(answers, getattr(bench, line)())
         if bench.device == "cuda":
             torch.cuda.empty_cache()  # the other processes need the room
+
+
+def commands() -> Iterator[str]:
+    """The lines of the input, byte by byte: parent and child share it, and a buffer would keep what is the other's."""
+    line = b""
+    while byte := os.read(sys.stdin.fileno(), 1):
+        if byte != b"\n":
+            line += byte
+            continue
+        yield line.decode()
+        line = b""
 
 
 def _answer(answers: TextIO, value: Any) -> None:

@@ -189,6 +189,36 @@ def test_counts_of_a_large_image_are_exact_where_float32_is_not(monkeypatch):
         assert overlap.intersection[0, -1 if not arguments else 1] == overlap.reference.max() == n
 
 
+@pytest.mark.parametrize("num_classes", [2, 3, 19, 105, 300])
+def test_many_small_images_are_counted_as_each_alone(num_classes, monkeypatch):
+    monkeypatch.undo()  # tiles of the real size
+    generator = torch.Generator().manual_seed(1)
+    prediction, target = torch.randint(0, num_classes, (2, 70, 1, 12, 11), generator=generator)
+    target[3], target[5, :, :2] = 255, 255
+    together = hard_overlap(prediction, target, num_classes, ignore_index=255)
+    alone = hard_overlap(list(prediction), list(target), num_classes, ignore_index=255)
+    assert_counts(together, torch.stack(list(alone)))
+
+
+class Copies(TorchDispatchMode):
+    """How many numbers are copied into another layout."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten.clone.default, torch.ops.aten._reshape_copy.default):
+            self.numbers += made.numel()
+        return made
+
+
+def test_an_image_in_another_layout_is_copied_once():
+    labels = torch.randint(0, 2, (2, 1, 9, 8, 7)).transpose(2, 4)
+    with Copies() as copies:
+        hard_overlap(labels, labels.contiguous(), 2)
+    assert copies.numbers == 2 * labels.numel()  # contiguous() above is the other one
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8])
 @pytest.mark.parametrize("num_classes", [120, 128, 256, 300, 600])
 def test_more_classes_than_the_number_type_can_hold(dtype, num_classes):

@@ -335,6 +335,22 @@ def test_the_overlap_makes_nothing_as_large_as_the_logits_but_their_gradient(los
     assert made.as_large_as(x) == 1
 
 
+def test_several_threads_sort_short_rows_as_one_does():
+    generator = torch.Generator().manual_seed(5)
+    errors = torch.rand(32, 3, 2000, generator=generator)
+    labels = torch.randint(0, 3, (32, 1, 2000), generator=generator)
+
+    def weights_by(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return torch.ops.monai_surrogates.lovasz_weights_by_row(errors, labels, None)
+        finally:
+            torch.set_num_threads(before)
+
+    assert torch.equal(weights_by(3), weights_by(1))
+
+
 @pytest.mark.parametrize("loss", [SoftDiceLoss, SoftJaccardLoss, LovaszSoftmaxLoss])
 @pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("gap", [8.0, 18.0, 40.0])

@@ -100,4 +100,4 @@ def for_this_processor(x: Tensor) -> Tensor:
 
 
 COMPILED_FOR = f"{torch.backends.cpu.get_cpu_capability()}, {__version__}"
-define_everywhere("for_processor(Tensor x, str processor) -> Tensor", lambda x, processor: x.clone())
+define_everywhere("for_processor(Tensor x, str key) -> Tensor", lambda x, key: x.clone())
