@@ -57,8 +57,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
             above 12): then most errors lie in one bin, and their order needs ``"sort"`` or more ``bins``. On slices of 64² with
             structures of 200 voxels it was up to 4e-5 and 2e-2, of 96² and more within the figures above.
             Errors must lie in [0, 1], as those of every activation but ``other_act`` do. ``"auto"`` sorts images (with
-            ``batch=True``, batches) of up to two voxels per bin, by default of 512 voxels, where sorting costs about the same and bins take more
-            memory, and the errors of ``other_act``; all else goes into bins.
+            ``batch=True``, batches) of up to two voxels per bin, by default of 512 voxels, where sorting costs about the
+            same and bins take more memory, and the errors of ``other_act``; all else goes into bins.
         bins: number of bins of ``method="bins"`` and ``"auto"``; more of them make the gradient more exact. By default 4096,
             but at most one for every 16 voxels of an image (with ``batch=True`` of a batch), and at least 256: a slice of 256²
             gets 4096, one of 128² 1024, with a loss at most 1/1024 below the exact one. One or two channels get four times as
