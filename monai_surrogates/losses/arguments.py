@@ -59,7 +59,6 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "distance_type": ("l1",),
     "sigma": (1.0,),
     "iter_": (3,),
-    "smooth": (1e-4,),
     # of the losses here
     "ignore_index": (None,),
     "check_labels": (False,),
@@ -87,6 +86,10 @@ ACTIVATIONS = ("softmax", "sigmoid", "other_act")
 OF_LOGITS = frozenset({"gamma", "lambda_focal", "lambda_gdl", "dist_matrix", "weighting_mode", "dim"})
 OF_PROBABILITIES = frozenset({"delta", "epsilon", "num_classes"})  # with a gamma of their own
 # Where one of these stands, alpha is no weight of false positives, but of classes or of the loss's second part
+OF_ANOTHER_LOSS = {
+    "classes": "dim",
+    "smooth": "iter_",
+}  # NACLLoss's number of classes and SoftclDiceLoss's constant, beside it
 OF_ANOTHER_ALPHA = frozenset({"gamma", "lambda_focal", "dim", "iter_"})
 
 
@@ -209,8 +212,8 @@ def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> 
 def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
     """All arguments by name; the first five may be given by position, as in MONAI's DiceLoss.
 
-    ``use_softmax``, of MONAI's FocalLoss, becomes ``softmax`` or ``sigmoid``, unless an activation is given; ``classes``
-    beside ``dim`` is the number of classes of its NACLLoss, and is left out.
+    ``use_softmax``, of MONAI's FocalLoss, becomes ``softmax`` or ``sigmoid``, unless an activation is given; the arguments
+    of :data:`OF_ANOTHER_LOSS` are left out.
 
     Args:
         loss: class of the loss, for messages.
@@ -234,8 +237,8 @@ def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any], own: 
     use_softmax = given.pop("use_softmax", None)
     if use_softmax is not None and not has_activation(given):
         given["softmax" if use_softmax else "sigmoid"] = True
-    if "dim" in given and isinstance(given.get("classes"), int):
-        del given["classes"]
+    for argument in [name for name, beside in OF_ANOTHER_LOSS.items() if beside in given]:
+        given.pop(argument, None)
     check_known(loss, given, own)
     return given
 

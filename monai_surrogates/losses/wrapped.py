@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from numbers import Number
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +30,7 @@ class WrappedLoss(SurrogateLoss):
         passed_on: its arguments beside the activation.
     """
 
-    theirs: ClassVar[type[_Loss]]
+    theirs: ClassVar[type[Any]]
     passed_on: ClassVar[tuple[str, ...]]
     include_background: bool
 
@@ -58,6 +60,10 @@ class WrappedLoss(SurrogateLoss):
             for single in (False, True)
         }
 
+    def _parts(self, theirs: Any) -> list[tuple[float, _Loss]]:
+        """The summands of MONAI's loss with their weights; each is reduced by itself, as there."""
+        return [(1.0, theirs)]
+
     def _activation_of_theirs(self, single: bool) -> dict[str, Any]:
         """MONAI's argument for the activation."""
         return {"other_act": partial(_probabilities, self.activation)}
@@ -82,11 +88,14 @@ class WrappedLoss(SurrogateLoss):
         x, y, valid, spatial = voxels.zeroed()
         num_channels = x.shape[1]
         masks = one_hot(y.unsqueeze(1), num_channels, dtype=x.dtype) if voxels.is_label_map else y
-        loss = self._theirs[num_channels == 1](x.unflatten(2, spatial), masks.unflatten(2, spatial))
-        loss = self._weigh(loss, num_channels)
-        if valid is not None:
-            loss = torch.where(valid.view(-1, 1, *spatial), loss, 0)
-        return (loss if self.reduction == "none" else self._reduce(loss, valid, len(spatial))).to(x.dtype)
+        x, masks = (values.reshape(*x.shape[:2], *spatial) for values in (x, masks))
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for share, part in self._parts(self._theirs[num_channels == 1]):
+            loss = self._weigh(part(x, masks), num_channels)
+            if valid is not None:
+                loss = torch.where(valid.view(-1, 1, *spatial), loss, 0)
+            total = total + share * (loss if self.reduction == "none" else self._reduce(loss, valid, len(spatial)))
+        return total.to(x.dtype)
 
     def _weigh(self, loss: Tensor, num_channels: int) -> Tensor:
         """Losses (B, K, 1... or spatial...) times the weights of the K classes; a single class is not weighted."""
@@ -116,7 +125,8 @@ class MonaiFocalLoss(WrappedLoss):
     Args:
         include_background: False leaves channel 0 out, before the softmax (MONAI).
         gamma: γ, 2 by default.
-        alpha: MONAI's balance of classes: a number, or one per class.
+        alpha: MONAI's balance of classes: one number per class, or that of the foreground, 1 − alpha being the background's,
+            which is not used, with a warning, where a softmax leaves the background out.
         ignore_index: voxels with this label are removed, from the mean too (MONAI's mean is then multiplied by K).
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.SharedArguments`, without
             ``sync``: the mean over voxels needs none.
@@ -145,6 +155,14 @@ class MonaiFocalLoss(WrappedLoss):
 
     def _activation_of_theirs(self, single: bool) -> dict[str, Any]:
         return {"use_softmax": self.softmax and not single}
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given arguments that the loss reads: no balance of background and foreground without a background (MONAI)."""
+        read = super().reads(given)
+        if given.get("softmax") and not given.get("include_background", True) and isinstance(read.get("alpha"), Number):
+            del read["alpha"]
+        return read
 
     def is_multilabel(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""
@@ -210,6 +228,9 @@ class MonaiDiceFocalLoss(_WithoutIgnoreIndex):
         *("lambda_dice", "lambda_focal"),
     )
     declared = (*SHARED, "other_act", *passed_on)
+
+    def _parts(self, theirs: Any) -> list[tuple[float, _Loss]]:
+        return [(theirs.lambda_dice, theirs.dice), (theirs.lambda_focal, theirs.focal)]
 
 
 class MonaiGeneralizedDiceLoss(_WithoutIgnoreIndex):

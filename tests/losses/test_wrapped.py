@@ -141,6 +141,8 @@ def test_block_arguments_without_a_use_are_named_once():
     with pytest.warns(UserWarning, match="MonaiFocalLoss has no use for lambda_ce, squared_pred, sync: not") as caught:
         make_loss("focal", **block)
     assert len(caught) == 1
+    with pytest.warns(UserWarning, match="MonaiFocalLoss has no use for alpha: not used"):  # MONAI warns at each call
+        make_loss("focal", **SOFTMAX, include_background=False, alpha=0.25)
     with pytest.warns(UserWarning, match="MonaiGeneralizedDiceLoss has no use for weight: not used"):
         make_loss("generalized_dice", **SOFTMAX, weight=[1.0, 2.0, 3.0])
 
