@@ -60,6 +60,12 @@ class WrappedLoss(SurrogateLoss):
             for single in (False, True)
         }
 
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given arguments that the loss reads: no ``alpha`` of a Tversky loss, which stands beside ``beta``."""
+        unread = () if given.get("beta") is None else ("alpha",)
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
+
     def _parts(self, theirs: Any) -> list[tuple[float, _Loss]]:
         """The summands of MONAI's loss with their weights; each is reduced by itself, as there."""
         return [(1.0, theirs)]
@@ -159,10 +165,9 @@ class MonaiFocalLoss(WrappedLoss):
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         """The given arguments that the loss reads: no balance of background and foreground without a background (MONAI)."""
-        read = super().reads(given)
-        if given.get("softmax") and not given.get("include_background", True) and isinstance(read.get("alpha"), Number):
-            del read["alpha"]
-        return read
+        foreground_alone = given.get("softmax") and not given.get("include_background", True)
+        unread = ("alpha",) if foreground_alone and isinstance(given.get("alpha"), Number) else ()
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def is_multilabel(self) -> bool:
         """Whether the channels are structures that may overlap, or all be absent."""

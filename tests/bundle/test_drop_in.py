@@ -106,8 +106,8 @@ LAMBDAS = {"lambda_dice", "lambda_ce"}
 OF_COUNTS = {"squared_pred", "alpha", "beta"}  # and smooth_nr, smooth_dr, which are harmless in the blocks
 OF_FOCAL = {"gamma", "lambda_focal", "w_type"}  # of all but the losses of others
 FOREIGN = {
-    "MonaiFocalLoss": {*LAMBDAS, "squared_pred", "beta", "batch", "lambda_focal", "w_type"},
-    "MonaiDiceFocalLoss": {"lambda_ce", "beta", "w_type"},
+    "MonaiFocalLoss": {*LAMBDAS, *OF_COUNTS, "batch", "lambda_focal", "w_type"},  # alpha beside beta is Tversky's
+    "MonaiDiceFocalLoss": {"lambda_ce", "alpha", "beta", "w_type"},
     "MonaiGeneralizedDiceLoss": {*LAMBDAS, *OF_COUNTS, "gamma", "lambda_focal", "weight"},
     "TopKCELoss": LAMBDAS | OF_COUNTS | {"batch"} | OF_FOCAL,
     "SoftDiceLoss": {*LAMBDAS, "alpha", "beta"},
