@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from monai_surrogates._messages import missing_name as _missing_name
 from monai_surrogates._version import __version__
 
 __all__ = ["__version__", "core", "data", "handlers", "losses", "metrics"]
@@ -28,10 +29,10 @@ def _is_own_command_line() -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    """A subpackage that the command line has not imported so far."""
+    """A subpackage that the command line has not imported so far; any other name is an error that suggests the nearest."""
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise _missing_name(__name__, name)
 
 
 if not _is_own_command_line():

@@ -21,6 +21,10 @@ LOSSES: dict[str, str] = {
     "soft_jaccard_ce": "monai_surrogates.losses.SoftJaccardCELoss",
     "soft_tversky_ce": "monai_surrogates.losses.SoftTverskyCELoss",
     "lovasz_softmax_ce": "monai_surrogates.losses.LovaszSoftmaxCELoss",
+    "top_k_cross_entropy": "monai_surrogates.losses.TopKCELoss",
+    "focal": "monai_surrogates.losses.MonaiFocalLoss",
+    "dice_focal": "monai_surrogates.losses.MonaiDiceFocalLoss",
+    "generalized_dice": "monai_surrogates.losses.MonaiGeneralizedDiceLoss",
 }
 # Schedules with a dotted path; any other A_to_B is made on demand.
 SCHEDULES: dict[str, str] = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import operator
 import reprlib
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any, Literal, TypedDict
@@ -14,6 +11,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
+from monai_surrogates._messages import unknown_argument, warn_user
 from monai_surrogates.core import inputs
 
 Weight = Sequence[float] | float | Tensor | None
@@ -44,6 +42,23 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "label_smoothing": (0,),
     "lambda_dice": (1,),
     "lambda_ce": (1, 0),
+    # of MONAI's focal and generalized losses; gamma 0 is plain cross-entropy
+    "gamma": (2.0, 0, 0.5, 0.75),
+    "w_type": ("square",),
+    "lambda_focal": (1, 0),
+    "lambda_gdl": (1,),
+    "dist_matrix": (None,),
+    "weighting_mode": ("default",),
+    "delta": (0.7,),
+    "epsilon": (1e-7,),
+    "num_classes": (2,),
+    # of its NACLLoss and its clDice losses
+    "dim": (None, 2, 3),
+    "kernel_size": (3,),
+    "kernel_ops": ("mean",),
+    "distance_type": ("l1",),
+    "sigma": (1.0,),
+    "iter_": (3,),
     # of the losses here
     "ignore_index": (None,),
     "check_labels": (False,),
@@ -55,6 +70,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "per_image": (False,),
     "method": ("auto",),
     "bins": (None, 4096),
+    "k": (10,),
     "ramp": (0,),
     "switch_epoch": (None,),
     # context: accepted by every loss, read by few
@@ -65,6 +81,16 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
 ASKING = frozenset({"lambda_ce"})  # the default asks for a cross-entropy, which a surrogate alone does not have
 CONTEXT = frozenset({"class_counts", "class_weighting", "structure_volumes"})
 POSITIONS = ("include_background", "to_onehot_y", "sigmoid", "softmax", "other_act")  # of MONAI's DiceLoss
+ACTIVATIONS = ("softmax", "sigmoid", "other_act")
+# Arguments of MONAI's losses that apply an activation of their own, and so read logits, beside those of losses that do not
+OF_LOGITS = frozenset({"gamma", "lambda_focal", "lambda_gdl", "dist_matrix", "weighting_mode", "dim"})
+OF_PROBABILITIES = frozenset({"delta", "epsilon", "num_classes"})  # with a gamma of their own
+# Where one of these stands, alpha is no weight of false positives, but of classes or of the loss's second part
+OF_ANOTHER_LOSS = {
+    "classes": "dim",
+    "smooth": "iter_",
+}  # NACLLoss's number of classes and SoftclDiceLoss's constant, beside it
+OF_ANOTHER_ALPHA = frozenset({"gamma", "lambda_focal", "dim", "iter_"})
 
 
 class CommonArguments(TypedDict, total=False):
@@ -183,11 +209,20 @@ def fit_weight(weight: Tensor, num_channels: int, excludes_background: bool) -> 
     )
 
 
-def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
     """All arguments by name; the first five may be given by position, as in MONAI's DiceLoss.
 
+    ``use_softmax``, of MONAI's FocalLoss, becomes ``softmax`` or ``sigmoid``, unless an activation is given; the arguments
+    of :data:`OF_ANOTHER_LOSS` are left out.
+
+    Args:
+        loss: class of the loss, for messages.
+        flags: values by position.
+        named: arguments by name.
+        own: arguments of the loss alone, which a misspelt name may mean.
+
     Raises:
-        TypeError: more than five values by position, or an argument both by position and by name.
+        TypeError: more than five values by position, an argument both by position and by name, or an unknown one.
     """
     if len(flags) > len(POSITIONS):
         raise TypeError(
@@ -198,7 +233,34 @@ def named_flags(loss: str, flags: Sequence[Any], named: Mapping[str, Any]) -> di
     twice = [name for name in by_position if name in named]
     if twice:
         raise TypeError(f"{loss} got {', '.join(twice)} both by position and by name; give it once.")
-    return {**by_position, **named}
+    given = {**by_position, **named}
+    use_softmax = given.pop("use_softmax", None)
+    if use_softmax is not None and not has_activation(given):
+        given["softmax" if use_softmax else "sigmoid"] = True
+    for argument in [name for name, beside in OF_ANOTHER_LOSS.items() if beside in given]:
+        given.pop(argument, None)
+    check_known(loss, given, own)
+    return given
+
+
+def has_activation(given: Mapping[str, Any]) -> bool:
+    """Whether one of the arguments sets an activation."""
+    return any(given.get(flag) for flag in ACTIVATIONS)
+
+
+def check_activation(loss: str, given: Mapping[str, Any]) -> None:
+    """Refuse the block of a loss that applies an activation of its own, for a loss on probabilities.
+
+    Raises:
+        ValueError: an argument of such a loss, and no activation; the message has the override to add.
+    """
+    telling = sorted(OF_LOGITS & given.keys())
+    if telling and not (OF_PROBABILITIES & given.keys()) and not has_activation(given):
+        raise ValueError(
+            f"{loss} takes probabilities unless an activation is set, but {', '.join(telling)} belongs to a loss that applies "
+            "one to logits; set softmax=True (in a bundle add --loss#softmax True), or sigmoid=True (--loss#sigmoid True) for "
+            "one channel or structures that overlap."
+        )
 
 
 def is_default(value: Any, default: Any) -> bool:
@@ -231,17 +293,29 @@ def _readable(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def check_known(loss: str, names: Iterable[str], own: Sequence[str] = ()) -> None:
+    """Refuse arguments that nobody knows.
+
+    Args:
+        loss: class of the loss.
+        names: the arguments.
+        own: arguments of the loss alone, which a misspelt name may mean.
+
+    Raises:
+        TypeError: an unknown argument; the message suggests the nearest.
+    """
+    for name in sorted(names):
+        if name not in ARGUMENTS:
+            raise unknown_argument(loss, name, [*own, *ARGUMENTS])
+
+
 def warn_of_foreign(loss: str, arguments: Mapping[str, Any]) -> None:
     """Warn once of the arguments that a loss does not read, unless their values are harmless.
 
     Raises:
         TypeError: an unknown argument; the message suggests the nearest.
     """
-    for name in sorted(arguments):
-        if name not in ARGUMENTS:
-            near = difflib.get_close_matches(name, ARGUMENTS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise TypeError(f"{loss} got an unexpected keyword argument {name!r}{hint}")
+    check_known(loss, arguments)
     foreign = sorted(name for name, value in arguments.items() if not _is_harmless(name, value))
     if foreign:
         warn_user(f"{loss} has no use for {', '.join(foreign)}: not used.")
@@ -251,11 +325,3 @@ def _is_harmless(name: str, value: Any) -> bool:
     default, *others = ARGUMENTS[name]
     harmless = others if name in ASKING else [default, *others]
     return name in CONTEXT or any(is_default(value, known) for known in harmless)
-
-
-def warn_user(message: str) -> None:
-    """Warn at the line of the caller outside torch and this package."""
-    frame, level = inspect.currentframe(), 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("torch", "monai_surrogates"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)

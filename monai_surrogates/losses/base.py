@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from monai_surrogates._messages import warn_user
 from monai_surrogates._names import unknown_name
 from monai_surrogates.core import WEIGHTINGS, inputs
 from monai_surrogates.core.activation import Activation, read_activation
@@ -22,13 +23,13 @@ from monai_surrogates.losses.arguments import (
     PerClassArguments,
     SharedArguments,
     Weight,
+    check_activation,
     check_classes,
     check_weight,
     fit_weight,
     named_flags,
     settings,
     warn_of_foreign,
-    warn_user,
 )
 
 
@@ -62,6 +63,8 @@ class SurrogateLoss(_Loss, ABC):
         sync: bool = False,
         **foreign: Any,
     ) -> None:
+        if "sync" not in self.declared:  # a loss that cannot sum over ranks
+            foreign, sync = {**foreign, "sync": sync}, False
         warn_of_foreign(type(self).__name__, foreign)
         if class_weighting is not None and class_weighting not in WEIGHTINGS:
             raise unknown_name("class_weighting", class_weighting, WEIGHTINGS)
@@ -200,6 +203,16 @@ class SurrogateLoss(_Loss, ABC):
                 "voxels to leave out need ignore_index, the label that marks them.",
             )
 
+    def _check_probabilities(self, voxels: Voxels) -> None:
+        num_channels = voxels.input.shape[1]
+        if self.activation.on(num_channels).function is None:
+            flag = "softmax" if num_channels > 1 else "sigmoid"
+            inputs.check_fractions(
+                voxels.zeroed().input,
+                "input without an activation",
+                f"for logits set {flag}=True, in a bundle by --loss#{flag} True.",
+            )
+
 
 class PerClassLoss(SurrogateLoss):
     """A loss per image and class, then choice of classes, class weights, and reduction."""
@@ -211,12 +224,14 @@ class PerClassLoss(SurrogateLoss):
         self,
         *flags: Any,
         batch: bool = False,
-        classes: Classes | None = None,
         two_class: bool = False,
         **shared: Any,
     ) -> None:
         shared = named_flags(type(self).__name__, flags, shared)
+        if not self.takes_logits:
+            check_activation(type(self).__name__, shared)
         include_background: bool = shared.pop("include_background", True)
+        classes: Classes | None = shared.pop("classes", None)
         other_act: Callable[[Tensor], Tensor] | None = shared.pop("other_act", None)
         activation = read_activation(shared.get("sigmoid", False), shared.get("softmax", False), other_act)
         super().__init__(activation, **shared)
@@ -301,12 +316,6 @@ class PerClassLoss(SurrogateLoss):
     def _check_values(self, voxels: Voxels) -> None:
         super()._check_values(voxels)
         self._check_probabilities(voxels)
-
-    def _check_probabilities(self, voxels: Voxels) -> None:
-        num_channels = voxels.input.shape[1]
-        if self.activation.on(num_channels).function is None:
-            cure = "softmax=True" if num_channels > 1 else "sigmoid=True"
-            inputs.check_fractions(voxels.zeroed().input, "input without an activation", f"for logits set {cure}.")
 
 
 def _nan_in_every_class(loss: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates._names import unknown_name
-from monai_surrogates.losses.arguments import Weight, named_flags, settings, warn_of_foreign
+from monai_surrogates.losses.arguments import Weight, check_activation, named_flags, settings, warn_of_foreign
 from monai_surrogates.losses.base import PerClassLoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class
@@ -94,8 +94,10 @@ class SurrogateCELoss(_Loss):
         for name in ("lambda_surrogate", "lambda_ce"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be no less than 0, but is {getattr(self, name)}.")
-        shared = named_flags(type(self).__name__, flags, shared)
+        shared = named_flags(type(self).__name__, flags, shared, own=("surrogate",))
         cls = surrogate_class(surrogate)
+        if not cls.takes_logits:
+            check_activation(type(self).__name__, shared)
         of_surrogate = cls.reads(shared)
         warn_of_foreign(type(self).__name__, {name: shared[name] for name in shared.keys() - of_surrogate.keys()})
         self.surrogate = cls(reduction=reduction, weight=weight, **of_surrogate)

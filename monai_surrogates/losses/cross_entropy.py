@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own idiom
 from torch import Tensor
 
+from monai_surrogates._messages import warn_user
 from monai_surrogates.core import class_weights, positive_weights
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels
@@ -28,6 +29,14 @@ class CrossEntropyArguments(CommonArguments, total=False):
     soft_label: bool
     per_image: bool
     structure_volumes: Sequence[float] | Tensor | None
+
+
+class TopKArguments(CrossEntropyArguments, total=False):
+    """Arguments that :class:`TopKCELoss` passes on to :class:`PlainCELoss`, and described there."""
+
+    weight: Weight
+    class_counts: Sequence[int] | Tensor | None
+    class_weighting: str | None
 
 
 class PlainCELoss(SurrogateLoss):
@@ -109,9 +118,9 @@ class PlainCELoss(SurrogateLoss):
             loss, share = self._softmax_cross_entropy(voxels)
         if self.reduction == "none":
             return loss.reshape(*loss.shape[:-1], *voxels.spatial)
-        return self._normalise(loss, share)
+        return self._normalise(loss, share, voxels.valid)
 
-    def _normalise(self, loss: Tensor, share: Tensor) -> Tensor:
+    def _normalise(self, loss: Tensor, share: Tensor, valid: Tensor | None) -> Tensor:
         """Σ loss / Σ share, over the batch or per item and then the mean; a share is the weight of a voxel in the mean."""
         losses, shares = voxel_sum(loss.flatten(1)), voxel_sum(share.flatten(1))
         if self.per_image:
@@ -145,8 +154,8 @@ class PlainCELoss(SurrogateLoss):
 class WeightedCELoss(PlainCELoss):
     """Cross-entropy weighted by class: −w_y log p_y; without ``weight``, by ``class_weighting`` of ``class_counts``.
 
-    Given neither weights nor counts it is plain cross-entropy. All else is as in :class:`PlainCELoss`. In a mean over
-    voxels of one class its weight cancels: a patch without foreground, alone in its batch, has the gradient of plain
+    Given neither weights nor counts it is plain cross-entropy, with a warning. All else is as in :class:`PlainCELoss`. In a
+    mean over voxels of one class its weight cancels: a patch without foreground, alone in its batch, has the gradient of plain
     cross-entropy; beside others a smaller one, because their foreground has larger weights.
 
     Args:
@@ -194,6 +203,11 @@ class WeightedCELoss(PlainCELoss):
                 )
             self.class_weight = class_weights(class_counts, weight)
             self.positive_weight = positive_weights(class_counts, weight)
+        if weight is None:
+            warn_user(
+                f"{type(self).__name__} has neither weight nor class_counts, and is plain cross-entropy; give class_counts, in "
+                'a config by class_counts: "$monai_surrogates.data.class_counts(DATA_LIST, NUM_CLASSES)".'
+            )
 
     def _weight_of(self, num_channels: int, like: Tensor | None = None) -> Tensor | None:
         if self.positive_weight is None:
@@ -207,6 +221,62 @@ class WeightedCELoss(PlainCELoss):
         name = "positive_weight" if binary else "class_weight"
         weight = getattr(self, name) if like is None else self._buffer_on(name, like).to(like.dtype)
         return weight[-num_channels:]  # the weight of a background without a channel comes first and is dropped
+
+
+class TopKCELoss(PlainCELoss):
+    """Cross-entropy of the k per cent of voxels where it is largest: the mean of the n largest w_y·(−log p_y).
+
+    n = ⌊k·N/100⌋ of the batch's N valid voxels, at least 1; with binary cross-entropy N counts the voxels of each channel.
+    This is nnU-Net's TopKLoss: weights multiply, and the mean is not divided by them. Easy voxels, most of the background among
+    them, have no gradient. On a batch of patches the worst voxels may all lie in one of them.
+
+    Args:
+        k: share of the voxels in per cent, above 0 and at most 100.
+        **shared: as in :class:`PlainCELoss`. ``per_image`` takes the worst voxels of each item. ``ignore_index`` removes
+            voxels, from N too (nnU-Net counts them). ``sync`` is not used, with a warning: each rank has its own worst voxels.
+
+    Returns:
+        The module's call gives a scalar; there is no unreduced form.
+
+    Raises:
+        TypeError: an unknown argument.
+        ValueError: k out of its range, ``reduction="none"``, or an error of :class:`PlainCELoss`.
+
+    References:
+        Wu et al., Bridging category-level and instance-level semantic image segmentation, 2016 (arXiv 1605.06885); TopKLoss in
+        nnU-Net, Isensee et al., Nature Methods 2021.
+
+    Examples:
+        >>> import torch
+        >>> x = torch.tensor([0.0, 9.0, 9.0, 9.0]).view(1, 1, 2, 2)
+        >>> TopKCELoss(k=25)(x, torch.ones(1, 1, 2, 2))  # ln 2, of one voxel
+        tensor(0.6931)
+    """
+
+    declared = (*(name for name in PlainCELoss.declared if name != "sync"), "k")
+
+    def __init__(self, *flags: Any, k: float = 10, **shared: Unpack[TopKArguments]) -> None:
+        super().__init__(*flags, **shared)
+        if self.reduction == "none":
+            raise ValueError('reduction must be "mean" or "sum" for the worst voxels alone, but is "none".')
+        if not 0 < k <= 100:
+            raise ValueError(f"k must be a share of the voxels in per cent, above 0 and at most 100, but is {k}.")
+        self.k = k
+
+    def _normalise(self, loss: Tensor, share: Tensor, valid: Tensor | None) -> Tensor:
+        """The n largest losses; removed voxels come last, and how many there are is known on the device alone."""
+        if valid is not None:
+            valid = (valid.unsqueeze(1) if loss.ndim == 3 else valid).expand_as(loss)
+            loss = torch.where(valid, loss, -1)
+        rows = loss.flatten(1) if self.per_image else loss.reshape(1, -1)
+        largest = rows.topk(max(1, int(rows.shape[1] * self.k / 100)), dim=1).values
+        if valid is None:
+            counted = torch.ones_like(largest, dtype=torch.bool)
+        else:
+            number = (valid.reshape(len(rows), -1).sum(1, keepdim=True).double() * self.k / 100).floor().clamp_min(1)
+            counted = (torch.arange(largest.shape[1], device=rows.device) < number) & (largest != -1)
+        losses, numbers = voxel_sum(torch.where(counted, largest, 0)), counted.sum(1)
+        return (losses.sum() if self.reduction == "sum" else _ratio(losses, numbers).mean()).to(loss.dtype)
 
 
 def _ratio(total: Tensor, share: Tensor) -> Tensor:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from collections.abc import Callable
 from functools import cache
 from pkgutil import resolve_name
+from pydoc import locate
 from typing import Any
 
+from monai.bundle.config_item import ConfigComponent
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates._names import (
@@ -18,7 +23,16 @@ from monai_surrogates._names import (
     unknown_name,
 )
 
-__all__ = ["COMPARED", "LOSSES", "SCHEDULES", "loss_class", "make_loss", "named_class", "objective_names"]
+__all__ = [
+    "COMPARED",
+    "LOSSES",
+    "SCHEDULES",
+    "context_for",
+    "loss_class",
+    "make_loss",
+    "named_class",
+    "objective_names",
+]
 
 
 def loss_class(name: str) -> type[_Loss]:
@@ -57,6 +71,53 @@ def make_loss(name: str, **kwargs: Any) -> _Loss:
         WeightedCELoss(to_onehot_y=True, softmax=True, weight=[0.5556, 5.0])
     """
     return loss_class(name)(**kwargs)
+
+
+def context_for(target: str | Callable[..., Any], **context: Any) -> Any:
+    """Context for the loss block of a config, or None, which leaves it out, if the block's target does not know it.
+
+    So a loss of another package can take the place of ours by target alone::
+
+        loss:
+          _target_: monai.losses.DiceFocalLoss
+          class_counts: {_target_: monai_surrogates.losses.context_for, target: "@loss#_target_", class_counts: "@class_counts"}
+
+    Args:
+        target: the ``_target_`` of the block: a dotted path, a short name, or a class.
+        **context: one argument of the losses here, with its value.
+
+    Returns:
+        The value, or None.
+
+    Raises:
+        TypeError: no argument, or more than one.
+
+    Examples:
+        >>> context_for("monai_surrogates.losses.WeightedCELoss", class_counts=[90, 10])
+        [90, 10]
+        >>> context_for("monai.losses.DiceFocalLoss", class_counts=[90, 10]) is None
+        True
+    """
+    if len(context) != 1:
+        raise TypeError(
+            f"context_for takes one argument of a loss by name, but got {sorted(context)}; give each its own."
+        )
+    ((name, value),) = context.items()
+    found = _located(target) if isinstance(target, str) else target
+    return value if callable(found) and _knows(found, name) else None
+
+
+@cache
+def _located(target: str) -> Any:
+    """The class of a dotted path, or of a short name of MONAI's config engine."""
+    with warnings.catch_warnings():  # building the loss will warn of a missing or ambiguous target
+        warnings.simplefilter("ignore")
+        return locate(ConfigComponent({"_target_": target}).resolve_module_name())
+
+
+def _knows(function: Callable[..., Any], argument: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def named_class(argument: str, name: str) -> Any:

@@ -13,7 +13,7 @@ from monai_surrogates.core.activation import Activation
 from monai_surrogates.core.distributed import rank_sum
 from monai_surrogates.core.inputs import Voxels, plain_tensor
 from monai_surrogates.core.overlap import overlap_of
-from monai_surrogates.losses.arguments import PerClassArguments
+from monai_surrogates.losses.arguments import OF_ANOTHER_ALPHA, PerClassArguments
 from monai_surrogates.losses.base import PerClassLoss
 
 if TYPE_CHECKING:
@@ -61,15 +61,16 @@ class OverlapLoss(PerClassLoss):
         soft_label: bool = False,
         **shared: Unpack[PerClassArguments],
     ) -> None:
-        constants = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
-        read = self.reads({"smoothing": smoothing, **constants})
-        super().__init__(*flags, **shared, **{name: constants[name] for name in constants.keys() - read.keys()})
+        given = {"squared_pred": squared_pred, "smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
+        weights = {"alpha": self.alpha, "beta": self.beta}
+        read = self.reads({"smoothing": smoothing, **given, **weights})
+        super().__init__(*flags, **shared, **{name: given[name] for name in given.keys() - read.keys()})
         self.smooth_nr, self.smooth_dr = (
-            DEFAULT_SMOOTHING if value is None else float(value) for value in constants.values()
+            DEFAULT_SMOOTHING if value is None else float(value) for value in (smooth_nr, smooth_dr)
         )
         if not (self.smooth_nr >= 0 and self.smooth_dr >= 0):
             raise ValueError(f"smooth_nr and smooth_dr must not be below 0, but are {smooth_nr} and {smooth_dr}.")
-        self.squared_pred = squared_pred
+        self.squared_pred = squared_pred and "squared_pred" in read
         self.smoothing = smoothing
         self.soft_label = soft_label
         self.register_buffer("structure_volumes", _read_volumes(smoothing, shared.get("structure_volumes")))
@@ -154,8 +155,10 @@ class SoftTverskyLoss(OverlapLoss):
     Args:
         alpha: weight of false positives, not below 0.
         beta: weight of false negatives, not below 0.
-        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``squared_pred`` needs α = β, because otherwise
-            the best prediction is not the reference, and ``smoothing="structure_volume"`` sets ε₁ = ε₂ = α·v.
+        **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets
+            ε₁ = ε₂ = α·v. ``squared_pred`` is used with α = β alone, because otherwise the best prediction is not the
+            reference; with other weights it is not used, with a warning. Beside ``gamma`` and without ``beta``, ``alpha`` is
+            that of a focal loss, and is not used either.
 
     Returns:
         The module's call gives a scalar, or with ``reduction="none"`` the losses, (B, K, 1...), K the number of chosen classes.
@@ -179,17 +182,30 @@ class SoftTverskyLoss(OverlapLoss):
     declared = (*OverlapLoss.declared, "alpha", "beta")
 
     def __init__(
-        self, *flags: Any, alpha: float = 0.5, beta: float = 0.5, **arguments: Unpack[OverlapArguments]
+        self,
+        *flags: Any,
+        alpha: float | None = None,
+        beta: float | None = None,
+        **arguments: Unpack[OverlapArguments],
     ) -> None:
-        super().__init__(*flags, **arguments)
-        if not (alpha >= 0 and beta >= 0):
+        read = self.reads({"alpha": alpha, "beta": beta, **arguments})
+        self.alpha, self.beta = (_weight_of_errors(read.get(name)) for name in ("alpha", "beta"))
+        if not (self.alpha >= 0 and self.beta >= 0):
             raise ValueError(f"alpha and beta must not be below 0, but are {alpha} and {beta}.")
-        if self.squared_pred and alpha != beta:
-            raise ValueError(
-                f"squared_pred=True needs alpha = beta, but they are {alpha} and {beta}, for which a perfect prediction would "
-                "not be the best one; drop squared_pred."
-            )
-        self.alpha, self.beta = float(alpha), float(beta)
+        foreign: Any = {} if "alpha" in read else {"alpha": alpha}
+        super().__init__(*flags, **arguments, **foreign)
+
+    @classmethod
+    def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The given arguments that the loss reads: no ``alpha`` of a focal loss, no squares with two weights of errors."""
+        focal = given.get("beta") is None and bool(OF_ANOTHER_ALPHA & given.keys())
+        alpha, beta = (_weight_of_errors(value) for value in (None if focal else given.get("alpha"), given.get("beta")))
+        unread = {name for name, applies in (("alpha", focal), ("squared_pred", alpha != beta)) if applies}
+        return {name: value for name, value in super().reads(given).items() if name not in unread}
+
+
+def _weight_of_errors(given: float | None) -> float:
+    return 0.5 if given is None else float(given)
 
 
 class SoftDiceLoss(OverlapLoss):
@@ -236,6 +252,7 @@ class SoftJaccardLoss(OverlapLoss):
     doubled counts; see :class:`SoftDiceLoss`.
 
     Args:
+        jaccard: the flag that makes MONAI's DiceLoss this loss; either value is accepted.
         **arguments: as of every overlap loss, see :class:`OverlapArguments`; ``smoothing="structure_volume"`` sets
             ε₁ = ε₂ = 2v.
 
@@ -258,4 +275,8 @@ class SoftJaccardLoss(OverlapLoss):
         tensor(0.4583)
     """
 
+    declared = (*OverlapLoss.declared, "jaccard")
     alpha = beta = 1.0
+
+    def __init__(self, *flags: Any, jaccard: bool = True, **arguments: Unpack[OverlapArguments]) -> None:
+        super().__init__(*flags, **arguments)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from monai_surrogates.losses.arguments import named_flags, warn_of_foreign, warn_user
+from monai_surrogates._messages import warn_user
+from monai_surrogates.losses.arguments import check_activation, has_activation, named_flags, warn_of_foreign
 from monai_surrogates.losses.base import SurrogateLoss
 from monai_surrogates.losses.compound import SurrogateCELoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class
 
 Objective = str | nn.Module
-ACTIVATIONS = ("softmax", "sigmoid", "other_act")
 
 
 class ScheduledLoss(_Loss):
@@ -77,7 +77,7 @@ class ScheduledLoss(_Loss):
 
     def __init__(
         self,
-        objectives: Mapping[int | float | str, Objective],
+        objectives: Mapping[int | float | str, Objective] | None = None,
         *,
         ramp: int = 0,
         reduction: str = "mean",
@@ -86,6 +86,7 @@ class ScheduledLoss(_Loss):
         if reduction not in ("mean", "sum"):
             raise ValueError(f'reduction must be "mean" or "sum" for a schedule of losses, but is {reduction!r}.')
         super().__init__(reduction=reduction)
+        shared = named_flags(type(self).__name__, (), shared, own=("objectives",))
         schedule = _sorted_by_key(objectives)
         if not _is_count(ramp):
             raise ValueError(f"ramp must be a number of epochs, whole and not below 0, but is {ramp!r}.")
@@ -368,11 +369,13 @@ def _build(schedule: str, names: list[str], reduction: str, shared: dict[str, An
     """The losses of these names, each from the shared arguments that it reads."""
     classes = {name: named_class("objective", name) for name in names}
     used = {name: cls.reads(shared) for name, cls in classes.items()}
-    read = set().union(*used.values())
-    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in read})
     of_logits = [name for name in names if classes[name].takes_logits]
     of_probabilities = [name for name in names if not classes[name].takes_logits]
-    if of_logits and of_probabilities and not any(shared.get(flag) for flag in ACTIVATIONS):
+    if of_probabilities:
+        check_activation(schedule, shared)
+    read = set().union(*used.values())
+    warn_of_foreign(schedule, {name: value for name, value in shared.items() if name not in read})
+    if of_logits and of_probabilities and not has_activation(shared):
         raise ValueError(
             f"softmax or sigmoid must be set in a schedule where {of_logits[0]} reads logits and {of_probabilities[0]} "
             "probabilities, but neither is; set softmax=True, or sigmoid=True for one channel or structures that overlap."

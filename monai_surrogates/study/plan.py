@@ -217,7 +217,7 @@ class Study:
         try:
             check_compared(self.objectives)
             for name in self.objectives:
-                make_loss(name, softmax=True, to_onehot_y=True)  # as the bundle does
+                make_loss(name, softmax=True, to_onehot_y=True, class_counts=[1, 1])  # as the bundle does
         except ValueError as error:
             raise StudyError(str(error)) from None
         settings = self.settings

@@ -7,7 +7,8 @@ import torch
 from monai.bundle import ConfigParser
 
 OVERLAP = ["SoftDiceLoss", "SoftJaccardLoss", "SoftTverskyLoss"]
-LABELS = [*OVERLAP, "LovaszSoftmaxLoss", "WeightedCELoss", "PlainCELoss"]
+OF_OTHERS = ["MonaiFocalLoss", "MonaiDiceFocalLoss", "MonaiGeneralizedDiceLoss", "TopKCELoss"]
+LABELS = [*OVERLAP, "LovaszSoftmaxLoss", "WeightedCELoss", "PlainCELoss", *OF_OTHERS]
 COMPOUND = ["SoftDiceCELoss", "SoftJaccardCELoss", "LovaszSoftmaxCELoss"]
 SCHEDULED = ["CrossEntropyToSoftDiceLoss", "CrossEntropyToSoftJaccardLoss", "CrossEntropyToLovaszSoftmaxLoss"]
 
@@ -69,12 +70,46 @@ BLOCKS = {
         3,
         [*LABELS, *COMPOUND, *SCHEDULED],
     ),
+    "DiceFocalLoss": (
+        {
+            "_target_": "DiceFocalLoss",
+            "include_background": False,
+            "to_onehot_y": True,
+            "softmax": True,
+            "batch": True,
+            "gamma": 3.0,
+            "lambda_focal": 0.5,
+        },
+        3,
+        [*LABELS, *COMPOUND, *SCHEDULED],
+    ),
+    "FocalLoss with use_softmax": (
+        {"_target_": "FocalLoss", "to_onehot_y": True, "use_softmax": True, "gamma": 2.0},
+        3,
+        [*LABELS, *COMPOUND, *SCHEDULED],
+    ),
+    "GeneralizedDiceFocalLoss": (
+        {
+            "_target_": "GeneralizedDiceFocalLoss",
+            "to_onehot_y": True,
+            "sigmoid": True,
+            "w_type": "simple",
+            "lambda_gdl": 1.0,
+        },
+        3,
+        [*LABELS, *COMPOUND, *SCHEDULED],
+    ),
 }
 
 # the arguments above that a loss does not use
 LAMBDAS = {"lambda_dice", "lambda_ce"}
 OF_COUNTS = {"squared_pred", "alpha", "beta"}  # and smooth_nr, smooth_dr, which are harmless in the blocks
+OF_FOCAL = {"gamma", "lambda_focal", "w_type"}  # of all but the losses of others
 FOREIGN = {
+    "MonaiFocalLoss": {*LAMBDAS, *OF_COUNTS, "batch", "lambda_focal", "w_type"},  # alpha beside beta is Tversky's
+    "MonaiDiceFocalLoss": {"lambda_ce", "alpha", "beta", "w_type"},
+    "MonaiGeneralizedDiceLoss": {*LAMBDAS, *OF_COUNTS, "gamma", "lambda_focal", "weight"},
+    "TopKCELoss": LAMBDAS | OF_COUNTS | {"batch"} | OF_FOCAL,
     "SoftDiceLoss": {*LAMBDAS, "alpha", "beta"},
     "SoftJaccardLoss": {*LAMBDAS, "alpha", "beta"},
     "SoftTverskyLoss": LAMBDAS,
@@ -92,12 +127,15 @@ FOREIGN = {
 
 
 def unused(target, block):
-    names = FOREIGN[target] & block.keys()
+    of_focal = set() if target in OF_OTHERS else OF_FOCAL
+    names = (FOREIGN[target] | of_focal) & block.keys()
     if block.get("lambda_dice") == 1:
         names -= {"lambda_dice"}
+    if block.get("gamma") == 2:
+        names -= {"gamma"}
     # Excluding the background only changes the reading of the weights in cross-entropy.
     if (
-        target in ("PlainCELoss", "WeightedCELoss")
+        target in ("PlainCELoss", "WeightedCELoss", "TopKCELoss")
         and "weight" not in block
         and not block.get("include_background", True)
     ):
@@ -133,7 +171,31 @@ def test_a_zoo_block_switched_by_its_target_trains_and_names_unused_arguments(ki
     messages = [str(w.message) for w in caught]
     if target in SCHEDULED:  # here without an epoch
         assert "stays with cross_entropy" in messages.pop()
+    if target == "WeightedCELoss" and "weight" not in block:
+        assert "is plain cross-entropy" in messages.pop()
     assert messages == ([f"{target} has no use for {names}: not used."] if names else [])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"_target_": "FocalLoss", "to_onehot_y": True, "gamma": 2.0},
+        {"_target_": "GeneralizedWassersteinDiceLoss", "dist_matrix": "$torch.ones(3, 3)", "weighting_mode": "default"},
+    ],
+    ids=lambda block: block["_target_"],
+)
+@pytest.mark.parametrize("target", [*OVERLAP, "LovaszSoftmaxLoss", *COMPOUND, *SCHEDULED])
+def test_the_block_of_a_loss_with_its_own_activation_needs_the_override_of_the_message(block, target):
+    parser = ConfigParser({"loss": dict(block)})
+    parser.update({"loss#_target_": f"monai_surrogates.losses.{target}"})
+    with pytest.raises(RuntimeError) as error:
+        parser.get_parsed_content("loss")
+    assert "in a bundle add --loss#softmax True" in str(error.value.__cause__)
+    parser.update({"loss#softmax": True, "loss#to_onehot_y": True})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser.parse(True)
+        training_step(parser.get_parsed_content("loss"), 3, label_map=True)
 
 
 def test_the_hinge_says_why_it_cannot_serve_a_softmax_block():

@@ -9,6 +9,7 @@ from pydoc import locate
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from monai.bundle import ConfigParser, verify_net_in_out
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
@@ -110,7 +111,8 @@ def test_images_that_train_choose_and_score_are_disjoint_and_complete(bundle: Pa
 
 def test_one_overlay_shows_the_way_and_no_other_repeats_a_name(shipped: Path) -> None:
     stems = {file.stem for file in (shipped / "configs").glob("*.yaml")}
-    assert stems - {"train", "evaluate", "inference", "multi_gpu_train", "schedule"} == {"lovasz_softmax"}
+    others = {"train", "evaluate", "inference", "multi_gpu_train", "schedule", "nnunet_default"}
+    assert stems - others == {"lovasz_softmax"}
 
 
 def test_overlay_changes_the_objective_and_nothing_else(shipped: Path) -> None:
@@ -138,6 +140,37 @@ def test_every_name_fits_the_loss_block_of_the_config(name: str, shipped: Path) 
     parser = ConfigParser({"loss": block, "objective": name, **CONTEXT, "smoothing": None})
     parser["loss#_target_"] = LOSSES[name]
     assert type(parser.get_parsed_content("loss")) is loss_class(name)
+
+
+@pytest.mark.parametrize("name", ["WeightedCELoss", "monai_surrogates.losses.WeightedCELoss"])
+def test_context_reaches_a_loss_by_target_alone(name: str, bundle: Path, task: Path) -> None:
+    overrides = {"class_counts": [90, 10], "loss#_target_": name}
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), **overrides, **SMALL)
+    loss = workflow.parser.get_parsed_content("loss")
+    assert loss.class_weight.tolist() == pytest.approx([100 / 180, 100 / 20])
+
+
+@pytest.mark.parametrize("theirs", ["DiceFocalLoss", "monai.losses.DiceCELoss", "monai.losses.GeneralizedDiceLoss"])
+def test_a_loss_of_monai_by_target_alone_gets_no_context(theirs: str, bundle: Path, task: Path) -> None:
+    overrides = {"smoothing": "structure_volume", "loss#_target_": theirs}
+    workflow = open_workflow(bundle, "train", dataset_dir=str(task), **overrides, **SMALL)
+    loss = workflow.parser.get_parsed_content("loss")
+    assert type(loss).__name__ == theirs.rpartition(".")[2]
+    assert type(loss).__module__.startswith("monai.losses")
+
+
+@pytest.mark.parametrize("batch_dice", [True, False])
+def test_the_default_of_nnunet_is_soft_dice_of_structures_and_cross_entropy_of_all(
+    batch_dice: bool, bundle: Path, task: Path
+) -> None:
+    workflow = open_workflow(bundle, "train", "nnunet_default", dataset_dir=str(task), **SMALL, batch_dice=batch_dice)
+    x = torch.randn(2, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, :1] > 0.3).long()
+    p, q = x.softmax(1)[:, 1], (y[:, 0] == 1).float()
+    axes = (0, 1, 2, 3) if batch_dice else (1, 2, 3)
+    dice = ((2 * (p * q).sum(axes) + 1e-5) / (p.sum(axes) + q.sum(axes) + 1e-5)).mean()
+    expected = 1 - dice + torch.nn.functional.cross_entropy(x, y[:, 0])
+    torch.testing.assert_close(workflow.parser.get_parsed_content("loss")(x, y), expected)
 
 
 def test_metadata_has_the_zoos_fields(shipped: Path) -> None:

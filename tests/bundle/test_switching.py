@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.losses import DiceFocalLoss
 from torch import nn
 
 from monai_surrogates.data import split
@@ -24,6 +25,7 @@ from monai_surrogates.losses import (
     SoftDiceLoss,
     SoftJaccardLoss,
     WeightedCELoss,
+    make_loss,
 )
 from monai_surrogates.losses.names import LOSSES as NAMES
 from tests.bundle.runs import LOGGED, SMALL, as_arguments, logged, run_bundle, training_losses, warnings_in
@@ -177,6 +179,23 @@ def test_foreign_bundle_is_plain_monai_and_trains_its_own_loss_otherwise(task: P
     own = training_losses(root, dataset_dir=str(task))
     switched: Any = SoftJaccardLoss(**FOREIGN_ARGUMENTS)
     assert own[0] != pytest.approx(training_losses(root, dataset_dir=str(task), loss=switched)[0], abs=1e-3)
+
+
+@slow
+def test_a_loss_of_monai_trains_in_our_bundle_by_target_alone(new_bundle: Callable[[], Path], task: Path) -> None:
+    overrides = as_arguments(dataset_dir=task, epochs=1, **SMALL)
+    done = run_bundle(new_bundle(), *TRAIN, "--loss#_target_", "monai.losses.DiceFocalLoss", *overrides)
+    theirs = DiceFocalLoss(softmax=True, to_onehot_y=True)
+    expected = training_losses(new_bundle(), dataset_dir=str(task), epochs=1, loss=theirs, **SMALL)
+    assert logged("train_loss", done.stdout) == pytest.approx(expected, abs=LOGGED)
+
+
+@slow
+@pytest.mark.parametrize("objective", ["focal", "dice_focal", "generalized_dice", "top_k_cross_entropy"])
+def test_objectives_of_others_train_by_name(objective: str, new_bundle: Callable[[], Path], task: Path) -> None:
+    losses = training_losses(new_bundle(), dataset_dir=str(task), epochs=1, objective=objective, **SMALL)
+    expected = make_loss(objective, softmax=True, to_onehot_y=True)
+    assert losses == training_losses(new_bundle(), dataset_dir=str(task), epochs=1, loss=expected, **SMALL)
 
 
 @slow

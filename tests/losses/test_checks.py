@@ -31,8 +31,8 @@ def test_arguments_that_contradict_each_other_are_refused():
         SoftDiceCELoss(sigmoid=True, two_class=True, weight=[1.0, 2.0])
     with pytest.raises(ValueError, match='sync=True sums over all ranks, but reduction="none"'):
         PlainCELoss(**SOFTMAX, sync=True, reduction="none")
-    with pytest.raises(ValueError, match=r"squared_pred=True needs alpha = beta, but they are 0\.3 and 0\.7"):
-        SoftTverskyLoss(**SOFTMAX, squared_pred=True, alpha=0.3, beta=0.7)
+    with pytest.raises(ValueError, match=r"alpha and beta must not be below 0, but are -1 and 0\.7"):
+        SoftTverskyLoss(**SOFTMAX, alpha=-1, beta=0.7)
     with pytest.raises(ValueError, match="different ids"):
         SoftDiceLoss(**SOFTMAX, classes=[1, 1])
 

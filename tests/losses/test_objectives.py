@@ -40,7 +40,7 @@ def test_weighted_cross_entropy_alone_reads_the_class_counts():
     y = (torch.arange(16).view(2, 1, 8) % 5 == 0).long()
     flags = {"softmax": True, "to_onehot_y": True}
     for name in OBJECTIVES:
-        with_counts, without = (make_loss(name, **flags, class_counts=c)(x, y) for c in ([90, 10], None))
+        with_counts, without = (make_loss(name, **flags, class_counts=c)(x, y) for c in ([90, 10], [1, 1]))
         assert torch.equal(with_counts, without) == (name != "weighted_cross_entropy")
     by_hand = torch.nn.functional.cross_entropy(x, y[:, 0], torch.tensor([100 / 180, 100 / 20]))
     torch.testing.assert_close(make_loss("weighted_cross_entropy", **flags, class_counts=[90, 10])(x, y), by_hand)

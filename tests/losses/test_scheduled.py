@@ -198,7 +198,8 @@ def test_context_that_no_objective_reads_does_not_warn():
     ],
 )
 def test_lengths_of_every_objective_are_checked_before_training(arguments, match):
-    loss = ScheduledLoss({0: "cross_entropy", 5: "weighted_cross_entropy", 9: "soft_dice"}, **FLAGS, **arguments)
+    shared = {**FLAGS, **COUNTS, **arguments}
+    loss = ScheduledLoss({0: "cross_entropy", 5: "weighted_cross_entropy", 9: "soft_dice"}, **shared)
     with pytest.raises(ValueError, match=match):
         check_channels(loss, 3)
 
@@ -557,7 +558,7 @@ def test_half_way_is_part_of_the_state_and_an_epoch_of_the_arguments():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_epochs_of_a_schedule_mean_nothing_to_a_single_objective(name):
     with pytest.warns(UserWarning, match="no use for ramp, switch_epoch: not used"):
-        make_loss(name, **FLAGS, switch_epoch=5, ramp=2)
+        make_loss(name, **FLAGS, class_counts=[7, 2, 1], switch_epoch=5, ramp=2)
 
 
 def test_a_schedule_of_one_objective_is_that_objective():
