@@ -15,10 +15,11 @@ PACKAGE = "monai_surrogates"
 
 # core -> losses, metrics -> handlers, and data, statistics -> cohort -> study -> cli; a room may import itself and these.
 # Modules outside the rooms import nothing of the package and are open to all.
-OPEN = {"_names", "_version"}
+OPEN = {"_names", "_version", "_messages"}
 MAY_IMPORT = {
     "_names": set(),
     "_version": set(),
+    "_messages": set(),
     "core": set(),
     "losses": {"core"},
     "metrics": {"core", "statistics"},  # statistics inside a method
@@ -43,6 +44,7 @@ OUTSIDE = {
     "": set(),
     "_names": set(),
     "_version": set(),
+    "_messages": set(),
     "core": {"torch"},
     "losses": {"torch", "monai", "ignite"},
     "metrics": {"torch", "monai", "ignite"},
