@@ -1,32 +1,41 @@
-"""Class names in the files of MONAI's MetricsSaver, which always calls the columns class0, class1 and so on."""
+"""Class names and all digits in the files of MONAI's MetricsSaver, which numbers the classes and writes four decimals."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from monai.handlers import MetricsSaver
+from torch import Tensor
+
+Table = list[list[str]]
 
 
-def name_classes(engine: Engine, metric: str, labels: Sequence[str]) -> None:
-    """Replace the column names of a metric in the files that the engine's MetricsSavers have written.
+def complete_files(engine: Engine, metric: str, labels: Sequence[str]) -> None:
+    """Complete a metric's files that the engine's MetricsSavers have written; MetricsSaver has no argument for it.
 
-    MetricsSaver has no argument for them.
+    The scores of the images, and their mean over the classes of an image, get all digits, so that a reader has the numbers of
+    ``engine.state.metric_details``, to the last bit. Columns, and rows of the summary, get the names of the classes.
 
     Args:
         engine: after an epoch.
         metric: the metric's name in ``engine.state.metric_details``.
         labels: one name for each column.
     """
+    scores = engine.state.metric_details[metric]
+    names = {f"class{number}": label for number, label in enumerate(labels)}
     for saver in _savers(engine):
         writes = metric in (saver.metric_details or ()) or "*" in (saver.metric_details or ())
         if writes and idist.get_rank() == saver.save_rank:
             folder = Path(saver.save_dir)
-            _replace_words(folder / f"{metric}_raw.csv", saver.deli, labels, rows=False)
-            _replace_words(folder / f"{metric}_summary.csv", saver.deli, labels, rows=True)
+            of_images = partial(_of_images, names=names, scores=scores, delimiter=saver.deli)
+            _rewrite(folder / f"{metric}_raw.csv", saver.deli, of_images)
+            _rewrite(folder / f"{metric}_summary.csv", saver.deli, partial(_of_classes, names=names))
 
 
 def _savers(engine: Engine) -> list[MetricsSaver]:
@@ -35,16 +44,25 @@ def _savers(engine: Engine) -> list[MetricsSaver]:
     return [handler for handler, *_ in attached if isinstance(handler, MetricsSaver)]
 
 
-def _replace_words(file: Path, delimiter: str, labels: Sequence[str], rows: bool) -> None:
-    """Replace MetricsSaver's class names in the headings of the columns, or of the ``rows``."""
+def _of_images(table: Table, names: dict[str, str], scores: Tensor, delimiter: str) -> Table:
+    """A heading, then a row per image: its file, its scores, their mean."""
+    heading, *rows = table
+    digits = torch.cat([scores, scores.nanmean(1, keepdim=True)], dim=1).tolist()
+    files = [delimiter.join(row[: -len(heading) + 1]) for row in rows]  # MetricsSaver quotes none
+    rows = [[file, *map(repr, cells)] for file, cells in zip(files, digits, strict=True)]
+    return [[names.get(word, word) for word in heading], *rows]
+
+
+def _of_classes(table: Table, names: dict[str, str]) -> Table:
+    """A heading, then a row per class."""
+    heading, *rows = table
+    return [heading, *([names.get(first, first), *rest] for first, *rest in rows)]
+
+
+def _rewrite(file: Path, delimiter: str, change: Callable[[Table], Table]) -> None:
     if not file.is_file():
         return
     with file.open(newline="", encoding="utf-8") as stream:
-        table = list(csv.reader(stream, delimiter=delimiter))
-    names = {f"class{number}": label for number, label in enumerate(labels)}
-    if rows:
-        table[1:] = [[names.get(first, first), *rest] for first, *rest in table[1:]]
-    else:
-        table[0] = [names.get(word, word) for word in table[0]]
+        table = change(list(csv.reader(stream, delimiter=delimiter)))
     with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerows(table)
