@@ -156,7 +156,7 @@ class PerImageSummary(OverlapHandler):
     ``engine.state.metrics`` gets ``name``, the mean of ``score`` over the classes of an image, then over images;
     ``name/defined``, its number of images; ``name/dice``, ``name/pooled_dice``, ``name/miou_d``,
     ``name/worst_5_dice`` and all else of :meth:`PerImageScores.aggregate`; and for each class ``name/label/dice`` and
-    so on (``per_class``). ``engine.state.metric_details`` gets ``name_dice``, ``name_iou`` and so on.
+    so on (``per_class``). ``engine.state.metric_details`` gets ``name``, ``name_dice``, ``name_iou`` and so on.
 
     Args:
         score: the score under ``name``: ``"dice"``, ``"iou"``, ``"precision"``, ``"recall"`` or
@@ -215,8 +215,9 @@ class PerImageSummary(OverlapHandler):
         return [dict(values) for values in self.metric_fn.table().by_label.values()]
 
     def details(self) -> dict[str, Tensor]:
-        """Each score of each image."""
-        return {f"_{name}": cells for name, cells in self.metric_fn.per_image().items()}
+        """The chosen score of each image, as MONAI's handlers give it, and every score."""
+        scores = self.metric_fn.per_image()
+        return {"": scores[self.score], **{f"_{name}": cells for name, cells in scores.items()}}
 
 
 def _metric_of(handler: type[OverlapHandler], metric_class: type[Metric], arguments: dict[str, Any]) -> Metric:

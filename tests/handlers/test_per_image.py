@@ -474,6 +474,8 @@ def test_a_summary_holds_every_score_of_the_count():
     assert metrics["scores/tumour/defined_recall"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
     assert state.metric_details["scores_recall"].flatten().tolist() == pytest.approx([1 / 2, 1, 1, nan], nan_ok=True)
+    of_images = state.metric_details["scores"].flatten().tolist()  # of the chosen score, IoU
+    assert of_images == pytest.approx([1 / 2, 1 / 2, 1 / 2, nan], nan_ok=True)
 
 
 def test_a_summary_computes_each_score_once_per_epoch(monkeypatch):
