@@ -61,7 +61,7 @@ def hard_overlap(
     Args:
         prediction: label maps or masks; probabilities or logits with ``threshold`` or ``argmax``.
         reference: label maps or masks of the same images.
-        num_classes: C; needed for label maps unless ``argmax`` tells it.
+        num_classes: C; needed for label maps, unless the prediction has one channel per class.
         threshold: values of the prediction from here on are 1, the others 0; in the unit of the prediction.
         argmax: the prediction has one channel per class, and each voxel belongs to the largest.
         ignore_index: voxels to remove on both sides, as if they were cropped away: those whose label it is. In masks of C > 1
@@ -169,7 +169,8 @@ class OverlapCounter:
                 f"{self.names[0]} must have one channel per class for argmax=True, but has the shape "
                 f"{tuple(prediction.shape)}; use threshold= for a single channel."
             )
-        count = self.num_classes or (channels if self.argmax else None)
+        is_beside_map = reference.shape[1] == 1 < channels
+        count = self.num_classes or (channels if self.argmax or is_beside_map else None)
         is_map = [count is not None and count > 1 and x.shape[1] == 1 for x in (prediction, reference)]
         if channels == 1 and self.threshold is not None and is_map[0] and count != 2:
             raise ShapeMismatchError(

@@ -20,10 +20,13 @@ from monai.handlers import IgniteMetricHandler
 from monai.utils import ImageMetaKey
 from torch import Tensor
 
-from monai_surrogates.handlers.csv_names import name_classes
+from monai_surrogates.handlers.csv_files import complete_files
 from monai_surrogates.metrics import OverlapMetric
 
 logger = logging.getLogger(__name__)
+
+MANY_CLASSES = 20  # the most scored classes whose scores are shown unasked
+MANY_NAMES = 5  # the most classes that a warning lists
 
 
 class OverlapHandler(IgniteMetricHandler):
@@ -33,7 +36,7 @@ class OverlapHandler(IgniteMetricHandler):
     without a defined cell is 0, one warning says so, and its number of defined cells, ``name/defined``, is 0 too.
 
     ``engine.state.metric_details`` holds the scores of each image and scored class, (images, classes), NaN included. The files
-    that MONAI's MetricsSaver writes of it get the class names as headings.
+    that MONAI's MetricsSaver writes of it get the class names as headings, and the scores of the images all digits.
 
     Under torch.distributed the images of all ranks are scored together; a rank may have none. Samplers repeat images to give
     each rank equally many: repeats are dropped if the meta data hold file names, and a log line has their number. The details
@@ -47,6 +50,8 @@ class OverlapHandler(IgniteMetricHandler):
             (B, 1, spatial...).
         save_details: fill ``engine.state.metric_details``.
         drop_repeats: score an image only once if several ranks have it: the same file, patch and scores.
+        per_class: put the scores of each class into ``engine.state.metrics``; by default up to 20 scored classes, because
+            StatsHandler prints them all.
 
     Raises:
         NotComputableError: the epoch ended without a single image on any rank.
@@ -60,24 +65,30 @@ class OverlapHandler(IgniteMetricHandler):
         output_transform: Callable[[Any], Any] = lambda x: x,
         save_details: bool = True,
         drop_repeats: bool = True,
+        per_class: bool | None = None,
     ) -> None:
         if not isinstance(metric_fn, OverlapMetric):
             raise TypeError(
                 f"metric_fn must be a metric of monai_surrogates.metrics, but is {type(metric_fn).__name__}; "
                 "MONAI's own have their handlers in monai.handlers."
             )
-        self.drop_repeats = drop_repeats
+        self.drop_repeats, self.per_class = drop_repeats, per_class
         self._images: list[str] = []
         self._readings: dict[str, Any] = {}
         self._details: dict[str, Tensor] = {}
         self._detail_names: set[str] = set()  # the handler's entries in engine.state.metric_details
         self._warned = False
         super().__init__(metric_fn=metric_fn, output_transform=output_transform, save_details=save_details)
-        class_keys(metric_fn.given_labels or ())  # refuses names that collide
+        if fault := same_keys(metric_fn.given_labels or ()):
+            metric_fn.refuse_labels(fault, "rename the classes")
 
     @abstractmethod
     def readings(self) -> dict[str, float | Tensor]:
         """The numbers for ``engine.state.metrics``: the score under ``""``, the others under their part after ``name/``."""
+
+    @abstractmethod
+    def class_readings(self) -> list[dict[str, float | Tensor]]:
+        """The numbers of each scored class: its score under ``""``, the others under their part after ``name/label/``."""
 
     @abstractmethod
     def details(self) -> dict[str, Tensor]:
@@ -98,14 +109,14 @@ class OverlapHandler(IgniteMetricHandler):
             engine.state.metric_details = {}
 
     def started(self, engine: Engine) -> None:
-        """Begin an epoch. The handler that writes class names is added here, and so runs after every attached MetricsSaver."""
+        """Begin an epoch. The completion of files is added here, and so runs after every attached MetricsSaver."""
         super().started(engine)
-        if self.save_details and not engine.has_event_handler(self._name_classes, Events.EPOCH_COMPLETED):
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._name_classes)
+        if self.save_details and not engine.has_event_handler(self._complete_files, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete_files)
 
-    def _name_classes(self, engine: Engine) -> None:
+    def _complete_files(self, engine: Engine) -> None:
         for name in self._detail_names:
-            name_classes(engine, name, self.metric_fn.class_labels)
+            complete_files(engine, name, self.metric_fn.class_labels)
 
     def iteration_completed(self, engine: Engine) -> None:
         """Score an iteration as one batch: all its images or, on an error, none. Ignite would unroll lists and drop masks."""
@@ -138,7 +149,7 @@ class OverlapHandler(IgniteMetricHandler):
         self._is_reduced = False
         self._images += image_names(prediction, reference)
 
-    def compute(self) -> float | Tensor:
+    def compute(self) -> float | Tensor | dict[str, float]:
         """The score of all images so far on all ranks, 0 if undefined."""
         # Every rank gathers, even without an image, or the others would wait for ever.
         rows = self.metric_fn.get_buffer()
@@ -147,7 +158,12 @@ class OverlapHandler(IgniteMetricHandler):
         self.metric_fn.select(None)  # the details hold repeats
         self._details = self.details()
         self.metric_fn.select(self._first_of_each(rows))
-        self._readings = self._finite(self.readings())
+        of_classes = dict(zip(class_keys(self.metric_fn.class_labels), self.class_readings(), strict=True))
+        shown = self.per_class if self.per_class is not None else len(of_classes) <= MANY_CLASSES
+        readings = self.readings() | (_under_keys(of_classes) if shown else {})
+        if not self._warned:
+            self._warn_of_undefined(readings, of_classes)
+        self._readings = {reading: _plain(torch.as_tensor(value).nan_to_num(0)) for reading, value in readings.items()}
         self._is_reduced = True
         score: float | Tensor = self._readings[""]
         return score
@@ -209,40 +225,34 @@ class OverlapHandler(IgniteMetricHandler):
             logger.info("%s: dropped %d repeats among %d images.", name, len(rows) - len(distinct), len(rows))
         return distinct
 
-    def _finite(self, readings: dict[str, float | Tensor]) -> dict[str, float | Tensor]:
-        values = {reading: torch.as_tensor(value) for reading, value in readings.items()}
-        undefined = [reading for reading, value in values.items() if bool(value.isnan().any())]
-        if undefined and not self._warned:
-            self._warned = True
-            none = bool(values[""].isnan().all())
-            found = "no image has a defined score" if none else "some of the scores are undefined"
-            classes = {
-                key for key in class_keys(self.metric_fn.class_labels) for reading in undefined if _is_of(reading, key)
-            }
-            named = "" if none else "".join(f"{key}, " for key in sorted(classes))
-            warnings.warn(
-                f"{self._name or type(self).__name__}: {found} ({named}empty masks, empty={self.metric_fn.empty!r}); "
-                "reported as 0.",
-                stacklevel=2,
-            )
-        return {reading: _plain(value.nan_to_num(0)) for reading, value in values.items()}
+    def _warn_of_undefined(
+        self, readings: Mapping[str, float | Tensor], of_classes: Mapping[str, Mapping[str, float | Tensor]]
+    ) -> None:
+        """Say that numbers or classes have no defined cell; a few classes are named, many are counted."""
+        absent = [key for key, values in of_classes.items() if any(map(_holds_nan, values.values()))]
+        reported = any(map(_holds_nan, readings.values()))
+        if not absent and not reported:
+            return
+        self._warned = True
+        none = bool(torch.as_tensor(readings[""]).isnan().all())
+        found = "no image has a defined score" if none else "some of the scores are undefined"
+        classes = absent if len(absent) <= MANY_NAMES else [f"{len(absent)} of {len(of_classes)} classes"]
+        reason = ", ".join([*([] if none else classes), "empty masks", f"empty={self.metric_fn.empty!r}"])
+        outcome = "reported as 0" if reported else "left out of the mean"
+        warnings.warn(f"{self._name or type(self).__name__}: {found} ({reason}); {outcome}.", stacklevel=2)
 
 
 def class_keys(labels: Sequence[str]) -> list[str]:
-    """The key of each class in ``engine.state.metrics``: its name, with ``_`` for characters that MLflow refuses.
+    """The key of each class in ``engine.state.metrics``: its name, with ``_`` for characters that MLflow refuses."""
+    return [re.sub(r"^\.+$|[^\w.\- :]", "_", label) for label in labels]
 
-    Raises:
-        ValueError: two keys of the handler would be the same.
-    """
-    keys = [re.sub(r"^\.+$|[^\w.\- :]", "_", label) for label in labels]
+
+def same_keys(labels: Sequence[str]) -> str:
+    """The fault of labels of which two keys of the handler would be the same, ``""`` without one."""
+    keys = class_keys(labels)
     every = ["", "defined", *keys, *(f"{key}/defined" for key in keys)]
     twice = sorted({key for key in every if every.count(key) > 1})
-    if twice:
-        raise ValueError(
-            f"class_labels must give every class a key of its own, but {', '.join(twice)} would stand for two things; "
-            "rename the classes."
-        )
-    return keys
+    return f"give every class a key of its own, but {', '.join(twice)} would stand for two things" if twice else ""
 
 
 def image_names(*sides: Tensor | Sequence[Tensor]) -> list[str]:
@@ -289,8 +299,15 @@ def _name(meta: Mapping[str, Any]) -> str:
     return f"{file}, patch {meta.get(ImageMetaKey.PATCH_INDEX)}" if isinstance(file, str) and file else ""
 
 
-def _is_of(reading: str, key: str) -> bool:
-    return reading == key or reading.startswith(f"{key}/")
+def _under_keys(of_classes: Mapping[str, Mapping[str, float | Tensor]]) -> dict[str, float | Tensor]:
+    """The numbers of each class under ``label`` and ``label/part``."""
+    return {
+        f"{key}/{part}" if part else key: value for key, values in of_classes.items() for part, value in values.items()
+    }
+
+
+def _holds_nan(value: float | Tensor) -> bool:
+    return bool(torch.as_tensor(value).isnan().any())
 
 
 def _plain(value: Tensor) -> float | Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from monai.metrics import CumulativeIterationMetric
 from monai.utils import evenly_divisible_all_gather
 from torch import Tensor
 
+from monai_surrogates._messages import unknown_argument, warn_user
 from monai_surrogates.core import Overlap, OverlapCounter, ShapeMismatchError
 from monai_surrogates.core.scores import choose_empty_rule
 
@@ -29,7 +31,7 @@ class OverlapMetric(CumulativeIterationMetric):
 
     Args:
         include_background: whether channel 0 is scored; a single channel always is.
-        num_classes: C, needed for label maps unless ``argmax`` is set.
+        num_classes: C, needed for label maps, unless the prediction has one channel per class.
         threshold: predicted values of at least this are 1, the others 0.
         argmax: each voxel gets the class of the largest channel of the prediction.
         ignore_index: label of the voxels to leave out; see :func:`~monai_surrogates.core.hard_overlap`.
@@ -38,8 +40,12 @@ class OverlapMetric(CumulativeIterationMetric):
         ignore_empty: ``empty`` under MONAI's name: True is ``"ignore"``, False is ``"score"``.
         class_labels: a name for each scored class; C names also fit without the background. A mapping of labels to names, as
             in a dataset.json, is accepted.
+        return_with_label: MONAI's name of ``class_labels``; True for ``label_0``, ``label_1`` and so on. A list that does not
+            fit, which MONAI cuts off, gives numbers and a warning.
+        per_component: of MONAI's DiceMetric. An image is scored as a whole here, and a warning says so.
 
     Raises:
+        TypeError: an unknown argument; the message suggests the nearest.
         ValueError: settings that contradict each other; then, at a call, labels out of range or with fractions, masks of other
             values than 0 and 1, two classes in one voxel.
         ShapeMismatchError: prediction and reference of different shape, or another number of classes than before.
@@ -61,18 +67,32 @@ class OverlapMetric(CumulativeIterationMetric):
         empty: str | None = None,
         ignore_empty: bool | None = None,
         class_labels: Sequence[str] | Mapping[Any, str] | None = None,
+        return_with_label: bool | Sequence[str] = False,
+        per_component: bool = False,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        owner = type(self).__name__
+        if unknown:
+            raise unknown_argument(owner, next(iter(unknown)), arguments_of(type(self)))
+        if per_component:
+            warn_of_components(owner)
         self._count = OverlapCounter(num_classes, threshold, argmax, ignore_index, names=("y_pred", "y"))
         self._checked = False
         self.include_background = include_background
         self.num_classes = num_classes
         self.empty = choose_empty_rule(empty, ignore_empty)
+        self.return_with_label = bool(return_with_label)
+        self._labels_argument = "class_labels"
+        if return_with_label and not isinstance(return_with_label, bool):
+            if class_labels is not None:
+                raise ValueError(
+                    "class_labels and return_with_label must not both name the classes; keep class_labels."
+                )
+            self._labels_argument, class_labels = "return_with_label", return_with_label
         self.given_labels = None if class_labels is None else _names(class_labels)
         if self.given_labels is not None and len(set(self.given_labels)) < len(self.given_labels):
-            raise ValueError(
-                f"class_labels must differ from each other, but are {list(self.given_labels)}; rename the classes."
-            )
+            self.refuse_labels(f"differ from each other, but are {list(self.given_labels)}", "rename the classes")
         if num_classes is not None:
             self._labels_of(self._scored(num_classes))
 
@@ -82,11 +102,11 @@ class OverlapMetric(CumulativeIterationMetric):
 
     @property
     def class_labels(self) -> tuple[str, ...]:
-        """The names of the scored classes, ``class1`` and so on by default."""
+        """The names of the scored classes; by default ``class1`` and so on, ``label_1`` with ``return_with_label``."""
         if self.num_classes is not None:
             return self._labels_of(self._scored(self.num_classes))
         seen = self._synced_tensors[0] if self._synced_tensors else self.collected()
-        return self._labels_of(0 if seen is None else seen.shape[1])
+        return self._labels_of(len(self.given_labels or ()) if seen is None else seen.shape[1])
 
     @property
     def first_class(self) -> int:
@@ -100,6 +120,22 @@ class OverlapMetric(CumulativeIterationMetric):
     def select(self, rows: Sequence[int] | None) -> None:
         """Score only these rows of the gathered buffer (None: all), until the next image or :meth:`reset`."""
         self._selected = None if rows is None else list(rows)
+
+    def refuse_labels(self, fault: str, cure: str) -> None:
+        """Refuse the given names; those of ``return_with_label``, of which MONAI takes any, become numbers.
+
+        Args:
+            fault: what was expected of them and found.
+            cure: what to do.
+
+        Raises:
+            ValueError: they were given as ``class_labels``.
+        """
+        message = f"{self._labels_argument} must {fault}; {cure}."
+        if self._labels_argument == "class_labels":
+            raise ValueError(message)
+        self.given_labels = None
+        warn_user(f"{message} The classes are numbered.")
 
     def extend(self, *data: Tensor) -> None:
         """Collect the rows of a batch."""
@@ -116,13 +152,12 @@ class OverlapMetric(CumulativeIterationMetric):
 
     def _labels_of(self, scored: int) -> tuple[str, ...]:
         """The names of the scored classes, given their number."""
+        if self.given_labels is not None and len(self.given_labels) not in (scored, scored + self.first_class):
+            found = f"{len(self.given_labels)} names: {list(self.given_labels)}"
+            self.refuse_labels(f"name the {scored} scored classes, but holds {found}", "give one name per class")
         if self.given_labels is None:
-            return tuple(f"class{self.first_class + number}" for number in range(scored))
-        if len(self.given_labels) not in (scored, scored + self.first_class):
-            raise ValueError(
-                f"class_labels must name the {scored} scored classes, but holds {len(self.given_labels)} names: "
-                f"{list(self.given_labels)}; give one name per class."
-            )
+            word = "label_" if self.return_with_label else "class"
+            return tuple(f"{word}{self.first_class + number}" for number in range(scored))
         return self.given_labels[-scored:]
 
     def _compute_list(
@@ -186,6 +221,18 @@ class OverlapMetric(CumulativeIterationMetric):
             self._synced_tensors, self._synced = [evenly_divisible_all_gather(rows)], True
             return
         super()._sync()
+
+
+def arguments_of(component: type) -> set[str]:
+    """The named arguments of a class's constructor and of the inherited constructors to which it hands on the others."""
+    constructors = [vars(base)["__init__"] for base in component.__mro__[:-1] if "__init__" in vars(base)]
+    parameters = [p for constructor in constructors for p in inspect.signature(constructor).parameters.values()]
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)} - {"self"}
+
+
+def warn_of_components(owner: str) -> None:
+    """Say that MONAI's ``per_component`` is not used; ``owner`` is the class that the user wrote."""
+    warn_user(f"{owner} has no use for per_component, because it scores an image as a whole: not used.")
 
 
 def _names(class_labels: Sequence[str] | Mapping[Any, str]) -> tuple[str, ...]:

@@ -120,8 +120,8 @@ def assert_table_matches_masks(root: Path, task: Path, num_classes: int) -> None
     assert {*dice} == {*iou} == scored
     for image in scored:
         expected_dice, expected_iou = scores(root, task, image, num_classes)
-        assert dice[image] == pytest.approx(expected_dice, abs=5.1e-5, nan_ok=True)  # the table has four decimals
-        assert iou[image] == pytest.approx(expected_iou, abs=5.1e-5, nan_ok=True)
+        assert dice[image] == pytest.approx(expected_dice, abs=1e-15, nan_ok=True)
+        assert iou[image] == pytest.approx(expected_iou, abs=1e-15, nan_ok=True)
 
 
 def assert_on_the_grid_of(mask_file: Path, image_file: Path) -> None:
@@ -144,7 +144,7 @@ def test_metrics_file_holds_the_mean_over_images(trained: Path) -> None:
     means = {name: float(value) for name, value in (line.split(",") for line in lines)}
     for metric in ("val_dice", "val_iou"):
         per_image = [values[-1] for values in table(trained, metric).values()]
-        assert means[metric] == pytest.approx(np.nanmean(per_image), abs=5.1e-5)
+        assert means[metric] == pytest.approx(np.nanmean(per_image), abs=1e-6)
         assert means[f"{metric}/defined"] == len(per_image)
 
 

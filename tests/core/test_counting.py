@@ -445,8 +445,8 @@ BAD_SHAPES = {
     ),
     "space": (ones(2, 1, 4, 4), ones(2, 1, 4, 1), {"num_classes": 2}, "must have the same shape"),
     "channels": (
-        ones(2, 3, 4),
         ones(2, 1, 4),
+        ones(2, 3, 4),
         {},
         "label maps .* with num_classes, .* num_classes=None; give num_classes",
     ),

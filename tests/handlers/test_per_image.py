@@ -1,6 +1,7 @@
 """The handlers on a bare Ignite engine and on MONAI's engines, with the handlers that people attach beside them."""
 
 import csv
+import inspect
 import io
 import math
 import warnings
@@ -13,9 +14,18 @@ from ignite.exceptions import NotComputableError
 from ignite.handlers import EarlyStopping, ProgressBar
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.handlers import CheckpointSaver, MetricsSaver, ValidationHandler, from_engine, stopping_fn_from_metric
+from monai.handlers import (
+    CheckpointSaver,
+    MeanDice,
+    MeanIoUHandler,
+    MetricsSaver,
+    ValidationHandler,
+    from_engine,
+    stopping_fn_from_metric,
+)
 from monai.metrics import DiceMetric
 from monai.transforms import AsDiscreted
+from monai.utils import MetricReduction
 
 from monai_surrogates import core
 from monai_surrogates.core import ShapeMismatchError
@@ -247,11 +257,6 @@ def test_a_mapping_without_a_reference_says_so():
         bare_engine("dice").run([{"y_pred": pair("half")[0]}])
 
 
-def test_the_count_needs_no_argument():
-    with pytest.raises(TypeError, match="get_not_nans has no use here: the count is always in"):
-        PerImageDice(get_not_nans=True)
-
-
 def test_usage_chooses_when_a_score_is_computed():
     engine, seen = Engine(lambda engine, batch: batch), []
     foreground("dice").attach(engine, "dice", usage="batch_wise")
@@ -300,6 +305,158 @@ def test_any_of_our_metrics_can_be_handled_and_no_other():
         PerImageHandler(DiceMetric())
 
 
+# In the place of MONAI's handlers
+
+
+@pytest.mark.parametrize(("ours", "monai"), [(PerImageDice, MeanDice), (PerImageIoU, MeanIoUHandler)])
+def test_the_order_of_arguments_is_monais(ours, monai):
+    by_position = [p.name for p in inspect.signature(ours).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert by_position == list(inspect.signature(monai).parameters)
+
+
+def masks_of_three(*images: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-hot masks (B, 3, 2, 2), in the type that MONAI's transforms give."""
+    return tuple(torch.cat([x == c for c in range(3)], dim=1).float() for x in three_classes(*images))
+
+
+@pytest.mark.parametrize("include_background", [True, False])
+@pytest.mark.parametrize("reduction", [member.value for member in MetricReduction])
+@pytest.mark.parametrize(("ours", "monai"), [(PerImageDice, MeanDice), (PerImageIoU, MeanIoUHandler)])
+def test_each_reduction_puts_what_monai_puts_into_the_state(ours, monai, reduction, include_background):
+    found, expected = Engine(lambda engine, batch: batch), Engine(lambda engine, batch: batch)
+    ours(include_background, reduction, save_details=False).attach(found, "score")
+    monai(include_background, reduction, save_details=False).attach(expected, "score")
+    data = [masks_of_three("a", "a"), masks_of_three("a")]
+    value, monais = (engine.run(data).metrics["score"] for engine in (found, expected))
+    assert type(value) is type(monais)
+    torch.testing.assert_close(torch.as_tensor(value).float(), torch.as_tensor(monais).float())
+
+
+@pytest.mark.parametrize("return_with_label", [True, ["liver", "tumour"]], ids=str)
+def test_means_under_the_names_of_classes_stand_where_monai_puts_them(return_with_label):
+    found, expected = Engine(lambda engine, batch: batch), Engine(lambda engine, batch: batch)
+    arguments = {"include_background": False, "reduction": "mean_batch", "return_with_label": return_with_label}
+    PerImageDice(**arguments).attach(found, "dice")
+    MeanDice(**arguments).attach(expected, "dice")
+    data = [masks_of_three("a"), masks_of_three("b")]
+    metrics, monais = found.run(data).metrics, expected.run(data).metrics
+    first, second = monais["dice"]
+    assert metrics["dice"] == pytest.approx(monais["dice"], abs=5.1e-5)  # MONAI's have four decimals
+    assert metrics["dice"] == {first: pytest.approx(2 / 3), second: pytest.approx(2 / 3)}
+    assert {name: metrics[name] for name in (first, second)} == metrics["dice"]
+    assert (metrics[f"dice/{second}"], metrics[f"dice/{second}/defined"]) == (pytest.approx(2 / 3), 1)
+
+
+def test_a_single_mean_under_its_name_is_a_dictionary_too_and_finite():
+    engine = Engine(lambda engine, batch: batch)
+    foreground("iou", reduction="mean_batch", return_with_label=["lesion"]).attach(engine, "iou")
+    with pytest.warns(UserWarning, match="no image has a defined score"):
+        assert engine.run([pair("empty")]).metrics["iou"] == {"lesion": 0}
+
+
+MONAIS = {"get_not_nans": True, "ignore_empty": True, "return_with_label": ["a", "b"], "ignore_index": 255}
+
+
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU, PerImageSummary])
+def test_every_argument_of_monai_is_taken(handler):
+    engine = Engine(lambda engine, batch: batch)
+    handler(reduction="mean", num_classes=3, include_background=False, **MONAIS).attach(engine, "scores")
+    prediction, reference = three_classes("a", "b")
+    reference[0, 0, 0, 0] = 255
+    metrics = engine.run([(prediction, reference)]).metrics
+    assert metrics["scores/defined"] == 2
+    assert {"scores/a/dice", "scores/a"} & metrics.keys()
+
+
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU, PerImageSummary])
+def test_components_are_not_scored_and_the_warning_names_the_handler(handler):
+    with pytest.warns(UserWarning) as caught:
+        handler(per_component=True)
+    assert [str(w.message) for w in caught] == [
+        f"{handler.__name__} has no use for per_component, because it scores an image as a whole: not used."
+    ]
+    assert caught[0].filename == __file__
+
+
+def test_a_summary_gives_every_mean_whatever_the_reduction():
+    with pytest.warns(UserWarning, match="PerImageSummary has no use for reduction, because it gives every mean: not"):
+        PerImageSummary(reduction="mean_batch")
+
+
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageIoU, PerImageSummary])
+@pytest.mark.parametrize(
+    ("misspelt", "hint"),
+    [
+        ("num_class", "; did you mean 'num_classes'?"),
+        ("save_detail", "; did you mean 'save_details'?"),
+        ("class_label", "; did you mean 'class_labels'?"),
+        ("gamma", "."),
+    ],
+)
+def test_a_misspelt_argument_names_the_handler_and_the_nearest(handler, misspelt, hint):
+    with pytest.raises(TypeError) as error:
+        handler(**{misspelt: 2})
+    assert str(error.value) == f"{handler.__name__} got an unexpected keyword argument {misspelt!r}{hint}"
+
+
+@pytest.mark.parametrize("names", [["liver", "defined"], ["a(b", "a/b"]], ids=str)
+def test_names_that_monai_takes_and_that_collide_are_numbers_with_a_warning(names):
+    with pytest.warns(UserWarning, match=r"return_with_label must give every class a key of its own, .* are numbered"):
+        handler = PerImageDice(num_classes=2, return_with_label=names)
+    assert handler.metric_fn.class_labels == ("label_0", "label_1")
+
+
+# Many classes
+
+
+def many_classes(scored: int, present: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A perfect label map of a voxel per class, without the last classes."""
+    labels = torch.arange(scored + 1).clamp(max=present).view(1, 1, 1, -1)
+    return labels, labels
+
+
+SHOWN = {
+    "few, by default": (20, {}, True),
+    "many, by default": (21, {}, False),
+    "many, on demand": (104, {"per_class": True}, True),
+    "few, unwanted": (2, {"per_class": False}, False),
+}
+
+
+@pytest.mark.parametrize("case", SHOWN)
+@pytest.mark.parametrize("handler", [PerImageDice, PerImageSummary])
+def test_scores_of_classes_are_shown_for_few_or_on_demand(handler, case):
+    scored, arguments, shown = SHOWN[case]
+    engine = Engine(lambda engine, batch: batch)
+    handler(num_classes=scored + 1, include_background=False, **arguments).attach(engine, "scores")
+    state = engine.run([many_classes(scored, scored)])
+    of_classes = [name for name in state.metrics if name.startswith("scores/class")]
+    assert (len(of_classes) >= scored) if shown else of_classes == []
+    assert state.metrics["scores"] == 1
+    details = state.metric_details["scores" if handler is PerImageDice else "scores_dice"]
+    assert details.tolist() == [[1] * scored]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome"),
+    [
+        ({}, "left out of the mean"),
+        ({"per_class": True}, "reported as 0"),
+        ({"reduction": "mean_batch"}, "reported as 0"),
+    ],
+    ids=str,
+)
+def test_a_warning_counts_absent_classes_where_they_are_many(arguments, outcome):
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice(num_classes=105, include_background=False, **arguments).attach(engine, "dice")
+    with pytest.warns(UserWarning) as caught:
+        metrics = engine.run([many_classes(104, 42)], max_epochs=2).metrics
+    assert [str(w.message) for w in caught] == [
+        f"dice: some of the scores are undefined (62 of 104 classes, empty masks, empty='ignore'); {outcome}."
+    ]
+    assert torch.as_tensor(metrics["dice"]).sum() == (1 if "reduction" not in arguments else 42)
+
+
 # All scores from one count
 
 
@@ -317,6 +474,8 @@ def test_a_summary_holds_every_score_of_the_count():
     assert metrics["scores/tumour/defined_recall"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
     assert state.metric_details["scores_recall"].flatten().tolist() == pytest.approx([1 / 2, 1, 1, nan], nan_ok=True)
+    of_images = state.metric_details["scores"].flatten().tolist()  # of the chosen score, IoU
+    assert of_images == pytest.approx([1 / 2, 1 / 2, 1 / 2, nan], nan_ok=True)
 
 
 def test_a_summary_computes_each_score_once_per_epoch(monkeypatch):
@@ -386,12 +545,21 @@ def test_a_bad_output_ends_the_run_with_its_sentence_and_the_scores_so_far_stay(
     assert handler.compute() == pytest.approx(5 / 6)
 
 
+def test_a_label_map_beside_masks_needs_no_num_classes():
+    engine = Engine(lambda engine, batch: batch)
+    PerImageDice(include_background=False).attach(engine, "dice")
+    prediction, reference = pair("half", "perfect")
+    assert engine.run([(torch.cat([1 - prediction, prediction], 1), reference.squeeze(1))]).metrics["dice"] == (
+        pytest.approx(5 / 6)
+    )
+
+
 def test_a_label_map_without_num_classes_names_the_argument():
     engine = Engine(lambda engine, batch: batch)
     PerImageDice().attach(engine, "dice")
     prediction, reference = pair("half")
     with pytest.raises(ShapeMismatchError, match=r"label maps .* with num_classes, .* num_classes=None"):
-        engine.run([(torch.cat([1 - prediction, prediction], 1), reference.squeeze(1))])
+        engine.run([(prediction, torch.cat([1 - reference, reference], 1))])
 
 
 # Ignite's handlers beside it
@@ -507,7 +675,7 @@ def test_metrics_saver_writes_a_row_per_image_with_its_file_name(tmp_path):
         with (tmp_path / f"val_{name}_raw.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["filename"] for row in rows] == [f"{image}.nii.gz" for image in images]
-        assert [float(row["mean"]) for row in rows] == pytest.approx([scores[image] for image in images], abs=5e-5)
+        assert [float(row["mean"]) for row in rows] == [scores[image] for image in images]
     with (tmp_path / "metrics.csv").open(newline="") as file:
         metrics = {name: float(value) for name, value in csv.reader(file)}
     assert metrics["val_iou"] == pytest.approx(mean_score("iou", *images))
@@ -569,10 +737,31 @@ def test_metrics_saver_names_the_classes(tmp_path, name):
     engine.run([three_classes("a"), three_classes("b")], max_epochs=2)
     stem = "dice" if name == "dice" else "scores_dice"
     assert (tmp_path / f"{stem}_raw.csv").read_text() == (
-        "filename,liver,tumour,mean\n0,0.6667,0.6667,0.6667\n1,0.6667,nan,0.6667\n"
+        f"filename,liver,tumour,mean\n0,{2 / 3},{2 / 3},{2 / 3}\n1,{2 / 3},nan,{2 / 3}\n"
     )
     summary = (tmp_path / f"{stem}_summary.csv").read_text().split()
     assert summary == ["class,mean", "liver,0.6667", "tumour,0.6667", "mean,0.6667"]
+
+
+def test_the_scores_of_images_in_a_file_are_those_of_the_state_to_the_last_bit(tmp_path):
+    engine = Engine(lambda engine, batch: batch)
+    PerImageSummary(num_classes=3).attach(engine, "scores")
+    names = [{"filename_or_obj": f"left, right/{number}.nii.gz"} for number in range(7)]  # MetricsSaver quotes no comma
+    saver = MetricsSaver(str(tmp_path), metric_details="*", batch_transform=lambda batch: names)
+    saver.attach(engine)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 3, (2, 7, 1, 9, 11), generator=generator)
+    images[1, 0] = 0  # an image without classes 1 and 2
+    details = engine.run([(images[0], images[1])]).metric_details
+    for name in ("scores_dice", "scores_relative_volume_error"):
+        with (tmp_path / f"{name}_raw.csv").open(newline="") as file:
+            heading, *rows = csv.reader(file)
+        assert heading == ["filename", "class0", "class1", "class2", "mean"]
+        assert [row[0] for row in rows] == [meta["filename_or_obj"] for meta in names]
+        written = torch.tensor([[float(cell) for cell in row[1:]] for row in rows], dtype=torch.float64)
+        assert written[:, :3].isnan().any()
+        torch.testing.assert_close(written[:, :3], details[name], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(written[:, 3], details[name].nanmean(1), rtol=0, atol=0)
 
 
 def test_mlflow_logs_the_scores(tmp_path):

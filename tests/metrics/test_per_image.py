@@ -1,5 +1,6 @@
 """Per-image Dice and IoU against NumPy, MONAI and exact fractions."""
 
+import inspect
 import math
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ from monai.data import MetaTensor
 from monai.metrics import CumulativeIterationMetric, DiceMetric, MeanIoU
 
 from monai_surrogates.core import EMPTY_RULES, OverlapCounter, ShapeMismatchError, hard_overlap
-from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric
+from monai_surrogates.metrics import PerImageDiceMetric, PerImageIoUMetric, PerImageScores
 from tests import reference
 
 METRICS = {"dice": PerImageDiceMetric, "iou": PerImageIoUMetric}
@@ -74,6 +75,8 @@ def test_label_maps_and_masks_and_lists_agree_with_numpy(empty, include_backgrou
         for metric, batch in (
             (plain, masks),
             (plain, [mask.bool() for mask in masks]),
+            (plain, (masks[0], labels[1])),
+            (plain, (list(masks[0]), list(labels[1]))),
             (of_labels, masks),
             (of_labels, labels),
             (of_labels, [label.double() for label in labels]),
@@ -118,6 +121,11 @@ def test_monai_dice_and_iou_give_the_same_wherever_a_cell_is_defined(ignore_empt
             PerImageDiceMetric(empty=empty, num_classes=num_classes, **shared),
             DiceMetric(ignore_empty=ignore_empty, num_classes=num_classes, **shared),
             (as_labels(prediction), as_labels(target)),
+        ),
+        (
+            PerImageDiceMetric(empty=empty, **shared),
+            DiceMetric(ignore_empty=ignore_empty, **shared),
+            (masks[0], as_labels(target)),
         ),
     ):
         torch.testing.assert_close(ours(*batch).float(), monai(*batch).float(), equal_nan=True, **FLOAT32)
@@ -280,7 +288,8 @@ BAD_BATCHES = {
     "other spatial shape": (LABELS, ones(2, 1, 4, 4), ones(2, 1, 4, 5), ShapeMismatchError, SAME_SHAPE),
     "broadcastable batch": (LABELS, ones(2, 1, 4, 4), ones(1, 1, 4, 4), ShapeMismatchError, SAME_SHAPE),
     "broadcastable axis": (LABELS, ones(2, 1, 4, 4), ones(2, 1, 1, 4), ShapeMismatchError, r"and \(2, 1, 1, 4\)"),
-    "broadcastable channel": (MASKS, ones(2, 3, 4, 4), ones(2, 1, 4, 4), ShapeMismatchError, "label maps .* with num_classes"),
+    "broadcastable channel": (MASKS, ones(2, 1, 4, 4), ones(2, 3, 4, 4), ShapeMismatchError, "label maps .* with num_classes"),
+    "overlapping masks": (MASKS, ones(2, 3, 4, 4), ones(2, 1, 4, 4), ValueError, "y_pred must be one-hot"),
     "missing channel axis": (LABELS, ones(2, 1, 4, 4), ones(2, 4, 4), ShapeMismatchError, SAME_SHAPE),
     "no spatial axis": (MASKS, ones(2, 3), ones(2, 3), ShapeMismatchError, r"y_pred must have the shape \(B, C, spatial"),
     "wrong number of channels": (LABELS, ones(2, 4, 4, 4), ones(2, 4, 4, 4), ShapeMismatchError, "with num_classes=3"),
@@ -439,6 +448,8 @@ def test_names_come_from_a_mapping_too_and_need_no_image(names):
     metric = PerImageDiceMetric(include_background=False, num_classes=3, class_labels=names)
     assert metric.class_labels == ("liver", "tumour")
     assert PerImageDiceMetric(num_classes=2, class_labels=[0, 1]).class_labels == ("0", "1")
+    assert PerImageDiceMetric(class_labels=["liver", "tumour"]).class_labels == ("liver", "tumour")
+    assert PerImageDiceMetric().class_labels == ()
     with pytest.raises(TypeError, match="class_labels must be a list of names, but is 'ab'"):
         PerImageDiceMetric(class_labels="ab")
 
@@ -462,9 +473,82 @@ def test_threshold_and_argmax_exclude_each_other_at_construction():
         PerImageDiceMetric(threshold=0.5, argmax=True)
 
 
-def test_settings_behind_the_third_need_their_name():
-    with pytest.raises(TypeError):
-        PerImageDiceMetric(True, "mean", False, True)  # MONAI's fourth is ignore_empty, other packages' num_classes
+# MONAI's arguments
+
+
+@pytest.mark.parametrize(("ours", "monai"), [(PerImageDiceMetric, DiceMetric), (PerImageIoUMetric, MeanIoU)])
+def test_the_order_of_arguments_is_monais(ours, monai):
+    by_position = [p.name for p in inspect.signature(ours).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert by_position == list(inspect.signature(monai).parameters)
+
+
+@pytest.mark.parametrize("include_background", [True, False])
+@pytest.mark.parametrize("return_with_label", [False, True, ["rest", "liver", "tumour"]], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "mean_batch", "none"])
+def test_return_with_label_gives_what_monai_gives(batch, include_background, return_with_label, reduction):
+    if isinstance(return_with_label, list) and not include_background:
+        return_with_label = return_with_label[1:]  # MONAI gives the names to the scored classes in turn
+    arguments = {"include_background": include_background, "num_classes": 3, "reduction": reduction}
+    ours = PerImageDiceMetric(**arguments, get_not_nans=True, return_with_label=return_with_label)
+    monai = DiceMetric(**arguments, get_not_nans=True, return_with_label=return_with_label)
+    for metric in (ours, monai):
+        metric(*batch)
+    (found, count), (expected, expected_count) = ours.aggregate(), monai.aggregate()
+    assert torch.equal(count, expected_count)
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        assert found == pytest.approx(expected, abs=5.1e-5)  # MONAI's have four decimals
+        assert list(found.values()) == ours.aggregate_with_count()[0].tolist()
+    else:
+        torch.testing.assert_close(found.float(), expected.float(), **FLOAT32)
+
+
+def test_names_of_return_with_label_are_those_of_the_classes(batch):
+    metric = PerImageIoUMetric(include_background=False, return_with_label=["rest", "liver", "tumour"], num_classes=3)
+    assert metric.class_labels == ("liver", "tumour")
+    assert PerImageIoUMetric(include_background=False, return_with_label=True, num_classes=3).class_labels == (
+        "label_1",
+        "label_2",
+    )
+    with pytest.raises(ValueError, match="class_labels and return_with_label must not both name the classes"):
+        PerImageIoUMetric(return_with_label=["liver"], class_labels=["liver"])
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (["liver"], r"return_with_label must name the 2 scored classes, but holds 1 names: \['liver'\]; give one name"),
+        (["liver", "liver"], "return_with_label must differ from each other"),
+    ],
+)
+@pytest.mark.parametrize("num_classes", [3, None])
+def test_names_that_monai_takes_and_that_do_not_fit_are_numbers_with_one_warning(batch, names, fault, num_classes):
+    masks = [torch.cat([x == c for c in range(3)], dim=1) for x in batch]
+    with pytest.warns(UserWarning, match=f"{fault}.* The classes are numbered.") as caught:
+        metric = PerImageDiceMetric(False, "mean_batch", num_classes=num_classes, return_with_label=names)
+        metric(*masks)
+        metric(*masks)
+    assert len(caught) == 1
+    assert list(metric.aggregate()) == ["label_1", "label_2"]
+
+
+@pytest.mark.parametrize("metric_class", [PerImageDiceMetric, PerImageIoUMetric, PerImageScores])
+def test_components_are_not_scored_and_a_warning_says_so(metric_class):
+    with pytest.warns(
+        UserWarning, match=f"{metric_class.__name__} has no use for per_component, .* as a whole: not used"
+    ):
+        metric = metric_class(per_component=True, num_classes=2)
+    batch = torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 0, 1]]])
+    assert torch.equal(metric(*batch), metric_class(num_classes=2)(*batch))
+
+
+@pytest.mark.parametrize("metric_class", [PerImageDiceMetric, PerImageIoUMetric, PerImageScores])
+def test_a_misspelt_argument_names_the_class_and_the_nearest(metric_class):
+    message = f"{metric_class.__name__} got an unexpected keyword argument 'num_class'; did you mean 'num_classes'"
+    with pytest.raises(TypeError, match=message):
+        metric_class(num_class=2)
+    with pytest.raises(TypeError, match=r"got an unexpected keyword argument 'gamma'\."):
+        metric_class(gamma=2)
 
 
 def test_a_device_is_read_at_the_first_call_alone(monkeypatch):
