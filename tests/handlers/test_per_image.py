@@ -386,6 +386,15 @@ def test_a_bad_output_ends_the_run_with_its_sentence_and_the_scores_so_far_stay(
     assert handler.compute() == pytest.approx(5 / 6)
 
 
+@pytest.mark.parametrize("name", HANDLERS)
+def test_an_interpolated_reference_is_rounded_with_one_warning_of_the_handler(name):
+    engine, (prediction, reference) = bare_engine(name), pair("half")
+    with pytest.warns(UserWarning, match=r"y holds 0\.375, read as 0, the nearest whole number") as caught:
+        state = engine.run([(prediction, reference.float().clamp_min(0.375))] * 2, max_epochs=2)
+    assert len(caught) == 1
+    assert state.metrics[name] == pytest.approx(SCORES[name]["half"])
+
+
 def test_a_label_map_without_num_classes_names_the_argument():
     engine = Engine(lambda engine, batch: batch)
     PerImageDice().attach(engine, "dice")
