@@ -132,8 +132,8 @@ def valid_voxels(target: Tensor, ignore_index: int, *, structures: bool) -> Tens
     if structures:
         return unmarked
     # soft labels of 0.4, 0.3 and 0.3 are classes, though each is nearest to 0
-    absent = target.abs() < NOISE if target.is_floating_point() else target == 0
-    return unmarked & ~absent.all(dim=1)
+    absent = target.abs().amax(dim=1) < NOISE if target.is_floating_point() else ~target.any(dim=1)
+    return unmarked & ~absent
 
 
 def check_tensors(input: object, target: object) -> None:
@@ -197,9 +197,12 @@ def nearest_whole(values: Tensor) -> Tensor:
 
 def find_fraction(values: Tensor, nearest: Tensor) -> float | None:
     """The first value ``NOISE`` or more away from its nearest whole number, if there is one; NaN is none."""
-    if values is nearest or torch.equal(values, nearest):
+    if values is nearest or not values.is_floating_point() or values.numel() == 0:
         return None
-    fractions = values[(values - nearest).abs() >= NOISE]
+    distance = (values.detach() - nearest).abs_()
+    if bool(distance.amax() < NOISE):
+        return None
+    fractions = values[distance >= NOISE]
     return fractions[0].item() if len(fractions) else None
 
 
