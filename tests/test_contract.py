@@ -525,8 +525,8 @@ def test_a_bad_label_is_named_with_the_cure(name):
     loss = make(name)
     with pytest.raises(ValueError, match=r"label 7, but 3 classes allow 0 to 2.*ignore_index=7"):
         loss(x, torch.where(y == 2, 7, y))
-    with pytest.raises(ValueError, match=r"whole-number labels, but holds 0\.5"):
-        loss(x, y.clamp(max=1) * 0.5)
+    with pytest.raises(ValueError, match=r"label 3, but 3 classes"):  # after rounding
+        loss(x, torch.where(y == 2, 2.75, y))
 
 
 NOISE, FRACTION = 9e-4, 1.1e-3  # a file's slope and intercept move a label by less than 1e-3
@@ -576,20 +576,69 @@ def test_noise_changes_nothing_in_the_masks_of_a_lovasz_loss(name, form, ignored
     assert_noise_changes_nothing(make(name, to_onehot_y=False, ignore_index=ignored), x, masks_of_y)
 
 
+# fractions in a row of voxels, the first one at 0.0011, and their nearest whole numbers, of two as near the even one
+FRACTIONS = torch.tensor([[FRACTION, 0.375, 0.5, 1.5, 1.625], [0.0078, 0.998, 6.75, 2.25, 1]], dtype=torch.float64)
+NEAREST = torch.tensor([[0, 0, 0, 2, 2], [0, 1, 7, 2, 1]])
+
+
+def spoil(y, values):
+    y = y.clone()
+    y[0, :, 1:3] = values
+    return y
+
+
+def assert_rounded_with_one_warning(loss, expected, x, y, words):
+    with pytest.warns(UserWarning, match=words) as caught:
+        first = gradient(loss, x, y)
+    assert [warning.filename for warning in caught] == [__file__]
+    for value, grad in (first, gradient(loss, x, y)):  # the second call is silent
+        assert torch.equal(value, expected[0])
+        assert torch.equal(grad, expected[1])
+
+
+@every_loss_but(ONE_CHANNEL, "a mask is no label map")
+@FORMS
+def test_fractions_in_a_label_map_become_whole_numbers_with_one_warning(name, form, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(operators, "KERNELS", {})
+    x, y = random_batch(name)
+    expected = gradient(make(name, ignore_index=7), x, spoil(y, NEAREST))
+    for dtype in FLOATS:
+        target = spoil(y.to(dtype), FRACTIONS.to(dtype))
+        words = f"target holds {target[0, 0, 1, 0].item():.7g}, read as 0, .*`mode: nearest`.*AsDiscreted"
+        assert_rounded_with_one_warning(make(name, ignore_index=7), expected, x, target, words)
+
+
+@pytest.mark.parametrize("name", HARD)
+@FORMS
+def test_fractions_in_the_masks_of_a_lovasz_loss_become_0_and_1_with_one_warning(name, form, monkeypatch):
+    if form == "plain":
+        monkeypatch.setattr(operators, "KERNELS", {})
+    x, y = random_batch(name)
+    of_masks = FRACTIONS.where(NEAREST < 2, 1.375)
+    hard = spoil(masks(name, y), of_masks.round())
+    ignored = {"to_onehot_y": False, "ignore_index": 7}
+    expected = gradient(make(name, **ignored), x, hard)
+    for dtype in FLOATS:
+        target = spoil(hard.to(dtype), of_masks.to(dtype))
+        words = f"target holds {target[0, 0, 1, 0].item():.7g}, read as 0, .*`mode: nearest`.*SoftJaccardLoss"
+        assert_rounded_with_one_warning(make(name, **ignored), expected, x, target, words)
+
+
 @every_loss_but(ONE_CHANNEL, "a mask is no label map")
 @pytest.mark.parametrize("value", [FRACTION, 2.25, 7.25], ids=["at 0", "at a label", "at the ignored label"])
-def test_a_fraction_in_a_label_map_is_refused_with_its_value(name, value):
+def test_check_labels_refuses_a_fraction_in_a_label_map_with_its_value(name, value):
     x, y = random_batch(name)
     for dtype in FLOATS:
         target = y.to(dtype)
         target[0, 0, 0, 3] = value
         with pytest.raises(ValueError, match=rf"whole-number labels, but holds {target[0, 0, 0, 3].item()!r}"):
-            make(name, **({} if name in MONAI_DICE else {"ignore_index": 7}))(x, target)
+            make(name, check_labels=True, **({} if name in MONAI_DICE else {"ignore_index": 7}))(x, target)
 
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("value", [FRACTION, 0.998])
-def test_a_fraction_in_a_lovasz_mask_is_refused_with_its_value(name, value):
+def test_check_labels_refuses_a_fraction_in_a_lovasz_mask_with_its_value(name, value):
     x, y = random_batch(name)
     for dtype in FLOATS:
         target = masks(name, y).to(dtype)
@@ -597,7 +646,13 @@ def test_a_fraction_in_a_lovasz_mask_is_refused_with_its_value(name, value):
         with pytest.raises(
             ValueError, match=rf"but holds {target[0, 0, 0, 3].item():g}; for soft labels use SoftJaccardLoss"
         ):
-            make(name, to_onehot_y=False)(x, target)
+            make(name, to_onehot_y=False, check_labels=True)(x, target)
+
+
+@pytest.mark.parametrize("name", LOVASZ)
+def test_a_lovasz_loss_refuses_soft_label_and_names_the_loss_for_it(name):
+    with pytest.raises(ValueError, match=r"soft_label=True is not for Lovasz.*SoftJaccardLoss\(soft_label=True\)"):
+        make(name, soft_label=True)
 
 
 @every_loss_but(ONE_CHANNEL, "a mask is no label map")

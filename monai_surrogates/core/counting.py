@@ -7,21 +7,26 @@ megabytes beside its inputs. Voxels that are removed or of no class get the labe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from monai_surrogates.core.inputs import (
+    Once,
     ShapeMismatchError,
     check_no_nan,
     check_one_hot,
     check_whole_numbers,
+    describe_fraction,
     differs_from,
-    holds_whole_numbers,
+    find_fraction,
+    find_outside,
+    nearest_whole,
     plain_tensor,
     signed,
+    valid_voxels,
 )
 from monai_surrogates.core.overlap import Overlap
 
@@ -55,8 +60,11 @@ def hard_overlap(
 
     Both sides are tensors (B, 1 or C, spatial...), or lists of B images (1 or C, spatial...) of any size each. With
     ``num_classes`` above 1 a single channel is a label map, in any number type that holds whole numbers; C channels are masks
-    of 0 and 1, which may overlap. A label map is compared with masks as well: these must then be one-hot. Noise below 1e-3,
-    as of a file's slope, counts as the nearest whole number.
+    of 0 and 1, which may overlap. A label map is compared with masks as well: these must then be one-hot.
+
+    Noise below 1e-3, as of a file's slope, counts as the nearest whole number. So do larger fractions of the reference, from an
+    interpolated label map or mask, with a warning (ties as in ``torch.round``, .5 is 0 and 1.5 is 2). In a prediction they are
+    an error: probabilities need ``threshold`` or ``argmax``.
 
     Args:
         prediction: label maps or masks; probabilities or logits with ``threshold`` or ``argmax``.
@@ -65,18 +73,20 @@ def hard_overlap(
         threshold: values of the prediction from here on are 1, the others 0; in the unit of the prediction.
         argmax: the prediction has one channel per class, and each voxel belongs to the largest.
         ignore_index: voxels to remove on both sides, as if they were cropped away: those whose label it is. In masks of C > 1
-            channels it names the class whose voxels go, or, outside 0..C-1, the value that marks them in some channel. A
-            voxel without any class stays (MONAI's metrics remove it): of structures it is the background.
+            channels it names the class whose voxels go, or, outside 0..C-1, the value that marks them in some channel; then
+            voxels of the reference without any class are removed too, as in MONAI. They stay, as background, where channels
+            are structures that may overlap: with ``threshold``, or with neither ``num_classes`` nor ``argmax``.
         mask: 0 or 1 for each voxel, (B, 1, spatial...) or a list of (1, spatial...); voxels with 0 are removed too.
         check: whether values are checked, which reads them on the host. Without it a GPU is never waited for, a label outside
-            0..C-1 belongs to no class, and any value but 0 in a mask counts as 1.
+            0..C-1 belongs to no class, and any whole number but 0 in a mask counts as 1.
 
     Returns:
         int64 counts of shape (B, C), in voxels.
 
     Raises:
         ShapeMismatchError: the sides do not describe the same voxels.
-        ValueError: labels out of range or with fractions, masks of other values than 0 and 1, two classes in one voxel.
+        ValueError: labels out of range, masks of other values than 0 and 1, a prediction with fractions, two classes in one
+            voxel.
         TypeError: something else than tensors.
 
     Examples:
@@ -93,13 +103,17 @@ def hard_overlap(
 
 @dataclass(frozen=True)
 class OverlapCounter:
-    """:func:`hard_overlap` with its settings checked once; ``names`` are the names of the two sides in messages."""
+    """:func:`hard_overlap` with its settings checked once, which warns of fractions once.
+
+    ``names`` are the names of the two sides in messages.
+    """
 
     num_classes: int | None = None
     threshold: float | None = None
     argmax: bool = False
     ignore_index: int | None = None
     names: tuple[str, str] = ("prediction", "reference")
+    warn: Once = field(default_factory=Once, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
@@ -191,11 +205,16 @@ class OverlapCounter:
     def _count_tile(self, p: Tensor, r: Tensor, mask: Tensor | None, form: _Form, check: bool) -> Tensor:
         """Counts (3, b, C) of a tile, from (b, 1 or C, n); the mask is (b, n)."""
         num_classes, *is_map = form
-        valid = self._valid(r, mask, check)
-        sides = [
-            self._numbers(x, side, num_classes if is_map[side] else None, valid, check)
-            for side, x in enumerate((self._harden(p, valid, check), r))
-        ]
+        limits = [num_classes if of_labels else None for of_labels in is_map]
+        reference = nearest_whole(r)
+        valid = self._valid(reference, mask, check)
+        p = self._harden(p, valid, check)
+        if check:
+            sides = [self._checked(p, nearest_whole(p), 0, limits[0], valid)]
+            sides += [self._checked(reference, reference, 1, limits[1], valid)]
+            self._warn_of_fraction(r, reference)
+        else:
+            sides = [_in_limits(x, limit) for x, limit in zip((p, reference), limits, strict=True)]
         two_classes = num_classes == 2 and all(is_map)
         if two_classes and not check:  # some labels may be no class, so that each class is counted by itself
             two_classes, is_map = False, [False, False]
@@ -214,15 +233,22 @@ class OverlapCounter:
     def _valid(self, r: Tensor, mask: Tensor | None, check: bool) -> Tensor | None:
         """The valid voxels of a tile, (b, n) bool; None if all are."""
         if mask is not None and check:
-            check_whole_numbers(mask, None, "mask", ("mark the voxels that count with 1, the others with 0.",) * 2)
+            cures = ("mark the voxels that count with 1, the others with 0.",) * 2
+            check_whole_numbers(mask, nearest_whole(mask), None, "mask", cures)
         marked = None if mask is None else differs_from(mask, 0)
         if self.ignore_index is None:
             return marked
-        if 0 <= self.ignore_index < r.shape[1] > 1:
-            valid = ~differs_from(r[:, self.ignore_index], 0)
-        else:
-            valid = differs_from(r, self.ignore_index).all(1)
+        valid = valid_voxels(r, self.ignore_index, structures=self._reads_structures())
         return valid if marked is None else valid & marked
+
+    def _reads_structures(self) -> bool:
+        """Whether channels are structures that may overlap, or all be absent."""
+        return self.threshold is not None or (self.num_classes is None and not self.argmax)
+
+    def _warn_of_fraction(self, given: Tensor, nearest: Tensor) -> None:
+        fraction = find_fraction(given, nearest)
+        if fraction is not None:
+            self.warn(f"{describe_fraction(self.names[1], fraction)}.")
 
     def _harden(self, p: Tensor, valid: Tensor | None, check: bool) -> Tensor:
         if check and (self.argmax or self.threshold is not None):
@@ -231,18 +257,25 @@ class OverlapCounter:
             return largest_channel(p).unsqueeze(1)
         return p if self.threshold is None else p >= self.threshold
 
-    def _numbers(self, x: Tensor, side: int, num_classes: int | None, valid: Tensor | None, check: bool) -> Tensor:
+    def _checked(
+        self, given: Tensor, nearest: Tensor, side: int, num_classes: int | None, valid: Tensor | None
+    ) -> Tensor:
         """Labels, or masks where ``num_classes`` is None, whose values are fit for a narrow type wherever they count."""
-        limit = num_classes or 2
-        if not check and not num_classes:
-            return differs_from(x, 0)
-        if not check:  # values that are no class become C, too large for some narrow types
-            x = x.round() if x.is_floating_point() else x.long()
-            return torch.where((x >= 0) & (x < limit), x, limit)
-        if valid is not None and not holds_whole_numbers(x, limit):
-            x = torch.where(valid.unsqueeze(1), x, 0)  # removed voxels may hold anything
+        if find_outside(nearest, num_classes or 2) is None and find_fraction(given, nearest) is None:
+            return nearest
+        if valid is not None:  # removed voxels may hold anything
+            given, nearest = (torch.where(valid.unsqueeze(1), x, 0) for x in (given, nearest))
         cures = (_LABEL_CURES if num_classes else _MASK_CURES)[side]
-        return check_whole_numbers(x, num_classes, self.names[side], cures)
+        check_whole_numbers(given, nearest, num_classes, self.names[side], cures)
+        return nearest
+
+
+def _in_limits(x: Tensor, num_classes: int | None) -> Tensor:
+    """Unchecked labels with C for values that are no class, which some narrow types cannot hold; or masks."""
+    if num_classes is None:
+        return differs_from(x, 0)
+    x = nearest_whole(x) if x.is_floating_point() else x.long()
+    return torch.where((x >= 0) & (x < num_classes), x, num_classes)
 
 
 _FRACTION_CURE = "give threshold= for masks, or argmax=True for one channel per class"

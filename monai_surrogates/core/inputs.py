@@ -7,13 +7,21 @@ valid voxels. Nothing here copies a label map into one-hot form.
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 PROBABILITY_SLACK = 1e-3  # half precision rounds a probability of 1 upwards
+OVERSHOOT = 0.5  # a mask that splines interpolate leaves [0, 1] by less
 NOISE = 1e-3  # the slope and intercept of a file may move a label this far from a whole number
+LABEL_CURE = (
+    "give the label key `mode: nearest` in the transform that interpolates it, or round it by AsDiscreted with "
+    "`rounding: torchrounding` behind one that scales it"
+)
+FRACTION_CURE = "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
 
 
 class ShapeMismatchError(AssertionError, ValueError):
@@ -23,12 +31,35 @@ class ShapeMismatchError(AssertionError, ValueError):
     """
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+class Once:
+    """A warning that is given once, however often it is called for.
+
+    Args:
+        warn: gives the warning with a message.
+    """
+
+    def __init__(self, warn: Callable[[str], None] = _warn) -> None:
+        self._warn = warn
+        self._given = False
+
+    def __call__(self, message: str) -> None:
+        """Warn, at the first call."""
+        if not self._given:
+            self._given = True
+            self._warn(message)
+
+
 class Voxels(NamedTuple):
     """One batch, spatial axes flattened into N voxels.
 
     Attributes:
         input: logits or probabilities, (B, C, N), float32 or float64.
-        target: label map (B, N), whole numbers, or one value per class (B, C, N) in the input's type; zeros in removed voxels.
+        target: label map (B, N), whole numbers, or one value per class (B, C, N) in the input's type, 0 and 1 for Lovász
+            losses; zeros in removed voxels.
         valid: (B, N), True where the voxel counts; None if every voxel does.
         spatial: lengths of the spatial axes before they were flattened.
     """
@@ -65,34 +96,44 @@ def flatten_voxels(
 ) -> Voxels:
     """Bring a batch into the one form that the core reads; input and integer label maps are copied only where needed.
 
-    Labels in a floating-point type become the nearest whole number; NaN stays.
-
     Args:
         input: (B, C, spatial...).
-        target: (B, 1, spatial...) labels if ``label_map``, otherwise (B, C, spatial...).
+        target: (B, 1, spatial...) labels, whole numbers, if ``label_map``; otherwise (B, C, spatial...).
         label_map: how to read the target.
-        ignore_index: label of the voxels to remove. With one value per class it names the class whose voxels are removed, or,
-            outside 0..C-1, the voxels that belong to no class (MONAI's reading) or hold this value.
-        structures: the channels are structures of their own, so that a voxel of none of them is background and stays.
+        ignore_index: label of the voxels to remove; see :func:`valid_voxels`.
+        structures: see there.
     """
     x = at_least_float32(plain_tensor(input)).flatten(2)
     y = signed(plain_tensor(target)).flatten(2)
-    y = y.round() if label_map and y.is_floating_point() else y
-    valid = None if ignore_index is None else _valid_voxels(y, ignore_index, structures)
+    valid = None if ignore_index is None else valid_voxels(y, ignore_index, structures=structures)
     y = y[:, 0] if label_map else y.to(x.dtype)
     if valid is not None:
         y = torch.where(valid if label_map else valid.unsqueeze(1), y, 0)
     return Voxels(x, y, valid, tuple(input.shape[2:]))
 
 
-def _valid_voxels(target: Tensor, ignore_index: int, structures: bool) -> Tensor:
+def valid_voxels(target: Tensor, ignore_index: int, *, structures: bool) -> Tensor:
+    """The voxels that ``ignore_index`` leaves, (B, N) bool: the one rule of losses and scores.
+
+    Values are compared as their nearest whole numbers.
+
+    Args:
+        target: labels or a single mask (B, 1, N), or one value per class (B, C, N).
+        ignore_index: label of the voxels to remove. With one value per class it names the class whose voxels are removed, or,
+            outside 0..C-1, the voxels that belong to no class (MONAI's reading) or hold this value.
+        structures: the channels are structures of their own, so that a voxel of none of them is background and stays.
+    """
     num_channels = target.shape[1]
     if num_channels == 1:
         return differs_from(target[:, 0], ignore_index)
     if 0 <= ignore_index < num_channels:
         return differs_from(target[:, ignore_index], 1)
     unmarked = differs_from(target, ignore_index).all(dim=1)
-    return unmarked if structures else unmarked & differs_from(target, 0).any(dim=1)
+    if structures:
+        return unmarked
+    # soft labels of 0.4, 0.3 and 0.3 are classes, though each is nearest to 0
+    absent = target.abs().amax(dim=1) < NOISE if target.is_floating_point() else ~target.any(dim=1)
+    return unmarked & ~absent
 
 
 def check_tensors(input: object, target: object) -> None:
@@ -146,125 +187,120 @@ def _shape_cure(input: Tensor, target: Tensor, label_map: bool) -> str:
     return "crop or resample one of the two."
 
 
-def check_no_fraction(labels: Tensor, name: str = "target") -> None:
-    """Labels, as they are given, must be whole numbers but for noise.
+def nearest_whole(values: Tensor) -> Tensor:
+    """Values as their nearest whole numbers, of two as near the even one; NaN and infinities as they are.
 
-    Raises:
-        ValueError: a fraction or NaN, which is named.
+    MONAI's losses cut labels off, where 0.99999 is 0; its AsDiscrete rounds as here.
     """
-    fraction = _find_fraction(plain_tensor(labels))
-    if fraction is not None:
-        raise ValueError(
-            f"{name} must hold whole-number labels, but holds {fraction!r}; "
-            "interpolate labels with mode='nearest', or pass soft labels with one channel per class."
-        )
+    return values.round() if values.is_floating_point() else values
 
 
-def _find_fraction(values: Tensor) -> float | None:
-    """The first value that is NaN, or at least ``NOISE`` away from a whole number."""
-    if not values.is_floating_point() or torch.equal(values, values.round()):
+def find_fraction(values: Tensor, nearest: Tensor) -> float | None:
+    """The first value ``NOISE`` or more away from its nearest whole number, if there is one; NaN is none."""
+    if values is nearest or not values.is_floating_point() or values.numel() == 0:
         return None
-    values = without_noise(values)
-    fractions = values[values != values.round()]
+    distance = (values.detach() - nearest).abs_()
+    if bool(distance.amax() < NOISE):
+        return None
+    fractions = values[distance >= NOISE]
     return fractions[0].item() if len(fractions) else None
 
 
-def check_labels(labels: Tensor, num_classes: int, name: str = "target") -> None:
-    """Whole-number labels must lie in 0..num_classes-1 (removed voxels hold 0 by now).
-
-    Raises:
-        ValueError: the offending label is named.
-    """
-    if labels.numel() == 0:
-        return
-    low, high = labels.aminmax()
-    for label in (low.item(), high.item()):
-        if not 0 <= label < num_classes:
-            raise ValueError(
-                f"{name} holds the label {label:g}, but {num_classes} classes allow 0 to {num_classes - 1}; "
-                + (
-                    f"correct the labels, or leave these voxels out with ignore_index={label:g}."
-                    if abs(label) < math.inf
-                    else "correct the labels."
-                )
-            )
+def describe_fraction(name: str, value: float) -> str:
+    """The warning of a label that is read as its nearest whole number."""
+    return f"{name} holds {value:.7g}, read as {round(value)}, the nearest whole number; {LABEL_CURE}"
 
 
-def check_fractions(values: Tensor, name: str, cure: str) -> None:
-    """Values must lie in [0, 1].
-
-    Raises:
-        ValueError: the smallest or the largest value is named, with the cure.
-    """
-    if values.numel() == 0:
-        return
-    low, high = values.detach().aminmax()
-    for value in (low.item(), high.item()):
-        if value != value:
-            raise ValueError(f"{name} must lie in [0, 1], but holds NaN; look for a division by zero before the loss.")
-        if not -PROBABILITY_SLACK <= value <= 1 + PROBABILITY_SLACK:
-            raise ValueError(f"{name} must lie in [0, 1], but holds {value:g}; {cure}")
-
-
-def check_hard(target: Tensor) -> None:
-    """Lovász losses are defined for hard references alone, here with values in [0, 1] by :func:`check_fractions`.
-
-    Raises:
-        ValueError: some value is neither 0 nor 1, but for noise.
-    """
-    fraction = _find_fraction(target)
-    if fraction is not None:
-        raise ValueError(
-            f"target must hold 0 and 1 alone for a Lovász loss, but holds {fraction:g}; "
-            "for soft labels use SoftJaccardLoss(soft_label=True)."
-        )
-
-
-def holds_whole_numbers(values: Tensor, limit: int) -> bool:
-    """Whether all values are whole numbers in 0..limit-1; NaN is none."""
+def find_outside(values: Tensor, limit: int) -> float | None:
+    """The smallest or the largest value if it lies outside 0..limit-1; NaN does."""
     if values.numel() == 0 or (values.dtype == torch.bool and limit > 1):
-        return True
-    low, high = (
-        extreme.item() for extreme in values.aminmax()
-    )  # compared as numbers, a narrow type would wrap the limit
-    if not (low >= 0 and high < limit):
-        return False
-    return not values.is_floating_point() or not bool(values.frac().amax() > 0)
+        return None
+    # compared as numbers, a narrow type would wrap the limit
+    return next((extreme.item() for extreme in values.aminmax() if not 0 <= extreme.item() < limit), None)
 
 
-def check_whole_numbers(values: Tensor, num_classes: int | None, name: str, cures: tuple[str, str]) -> Tensor:
-    """Labels are whole numbers in 0..num_classes-1, masks hold 0 and 1, both but for noise.
+def check_range(
+    values: Tensor,
+    num_classes: int | None,
+    name: str = "target",
+    cures: tuple[str, str] = (
+        FRACTION_CURE,
+        "correct the labels, or leave these voxels out with ignore_index={value:g}.",
+    ),
+) -> None:
+    """Whole numbers must lie in 0..num_classes-1, those of masks be 0 or 1.
 
     Args:
         values: any shape and number type.
         num_classes: C for labels, None for masks.
         name: their name in the message.
-        cures: the cure of a fraction, and of a whole number out of range (may hold ``{value:g}``).
-
-    Returns:
-        The values without noise.
+        cures: the cure of a value that is no whole number, and of one out of range (may hold ``{value:g}``).
 
     Raises:
         ValueError: the offending value is named.
     """
-    limit = num_classes or 2
-    if holds_whole_numbers(values, limit):
-        return values
-    values = without_noise(values)
-    if holds_whole_numbers(values, limit):
-        return values
-    fractions = values != values.trunc() if values.is_floating_point() else torch.zeros_like(values, dtype=torch.bool)
-    if bool(fractions.any()):
-        found, cure = values[fractions][0].item(), cures[0]
+    found = find_outside(values, num_classes or 2)
+    if found is None:
+        return
+    if found != found or num_classes is None:
+        expected = f"must hold {_kind(num_classes)}, but holds {found:g}"
     else:
-        found, cure = next(value.item() for value in values.aminmax() if not 0 <= value.item() < limit), cures[1]
-    if num_classes is None:
-        expected = f"must hold masks of 0 and 1, but holds {found:g}"
-    elif cure is cures[0]:
-        expected = f"must hold whole-number labels, but holds {found:g}"
-    else:
-        expected = f"holds the label {found:g}, but {limit} classes allow 0 to {limit - 1}"
-    raise ValueError(f"{name} {expected}; {cure.format(value=found)}")
+        expected = f"holds the label {found:g}, but {num_classes} classes allow 0 to {num_classes - 1}"
+    cure = cures[found == found].format(value=found)
+    if num_classes is not None and abs(found) == math.inf:  # no ignore_index is infinite
+        cure = "correct the labels."
+    raise ValueError(f"{name} {expected}; {cure}")
+
+
+def _kind(num_classes: int | None) -> str:
+    return "masks of 0 and 1" if num_classes is None else "whole-number labels"
+
+
+def check_fractions(values: Tensor, name: str, cure: str, slack: float = PROBABILITY_SLACK) -> float | None:
+    """Values must lie in [0, 1].
+
+    Args:
+        values: any shape.
+        name: their name in the message.
+        cure: its end.
+        slack: how far outside values may lie.
+
+    Returns:
+        A value more than ``PROBABILITY_SLACK`` outside, which a larger ``slack`` allows; None if there is none.
+
+    Raises:
+        ValueError: the smallest or the largest value is named, with the cure.
+    """
+    if values.numel() == 0:
+        return None
+    extremes = [extreme.item() for extreme in values.detach().aminmax()]
+    for value in extremes:
+        if value != value:
+            raise ValueError(f"{name} must lie in [0, 1], but holds NaN; look for a division by zero before the loss.")
+        if not -slack <= value <= 1 + slack:
+            raise ValueError(f"{name} must lie in [0, 1], but holds {value:g}; {cure}")
+    return next((value for value in extremes if not -PROBABILITY_SLACK <= value <= 1 + PROBABILITY_SLACK), None)
+
+
+def check_whole_numbers(
+    values: Tensor, nearest: Tensor, num_classes: int | None, name: str, cures: tuple[str, str]
+) -> None:
+    """Labels must be whole numbers in 0..num_classes-1, masks hold 0 and 1, both but for noise.
+
+    Args:
+        values: as they are given.
+        nearest: their nearest whole numbers.
+        num_classes: as the remaining arguments, see :func:`check_range`.
+        name: see there.
+        cures: see there.
+
+    Raises:
+        ValueError: the offending value is named.
+    """
+    fraction = find_fraction(values, nearest)
+    if fraction is not None:
+        raise ValueError(f"{name} must hold {_kind(num_classes)}, but holds {fraction:g}; {cures[0]}")
+    check_range(nearest, num_classes, name, cures)
 
 
 def check_no_nan(values: Tensor, name: str) -> None:
@@ -295,21 +331,13 @@ def check_one_hot(active: Tensor, name: str) -> None:
         )
 
 
-def without_noise(values: Tensor) -> Tensor:
-    """Values nearer than ``NOISE`` to a whole number as that number; fractions, NaN and infinities as they are."""
-    if not values.is_floating_point():
-        return values
-    nearest = values.round()
-    return torch.where((values - nearest).abs() < NOISE, nearest, values)
-
-
 def differs_from(values: Tensor, label: int) -> Tensor:
-    """Where values differ from a label by more than noise; NaN does.
+    """Where values, as their nearest whole numbers, differ from a label; NaN does.
 
     Comparing a narrow type with a number outside its range would wrap around.
     """
     if values.is_floating_point():
-        return ~((values - label).abs() < NOISE)
+        return nearest_whole(values) != label
     if values.dtype == torch.bool:
         values = values.to(torch.uint8)
     if not torch.iinfo(values.dtype).min <= label <= torch.iinfo(values.dtype).max:

@@ -107,7 +107,7 @@ def absolute_errors(p: Voxels, *, alike: bool = False) -> tuple[Tensor, Tensor]:
         alike: p₁ = 1 − p₀, so that both classes have the same errors.
     """
     if not p.is_label_map:
-        return (p.input - p.target.round()).abs(), p.target > 0.5  # masks may have noise
+        return (p.input - p.target).abs(), p.target > 0.5
     labels = p.target.long().unsqueeze(1)
     if alike:
         return (p.input[:, 1:] - labels).abs().expand_as(p.input), labels

@@ -16,6 +16,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from monai_surrogates.core.inputs import NOISE
 from monai_surrogates.data.errors import DataError, mismatch
 
 StrPath: TypeAlias = "str | os.PathLike[str]"
@@ -32,7 +33,6 @@ _UNREADABLE = (
     WrapStructError,
 )
 _MAX_LABELS = 2**16  # most values of a label map; a continuous image has more
-_NOISE = 1e-3  # the header's slope and intercept may move a label this far from a whole number
 
 
 class VolumeHeader(NamedTuple):
@@ -207,7 +207,7 @@ def iter_labels(path: StrPath, max_voxels: int = 2**20) -> Iterator[npt.NDArray[
 def _nearest_labels(path: StrPath, slab: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
     nearest = np.rint(slab)
     with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and no label
-        is_label = (np.abs(slab - nearest) < _NOISE) & (np.abs(nearest) < 2**53)
+        is_label = (np.abs(slab - nearest) < NOISE) & (np.abs(nearest) < 2**53)
     if not is_label.all():
         expected, cure = "whole numbers as labels", "resample label maps by nearest neighbour, or correct the file"
         raise mismatch(f"label {path}", expected=expected, found=str(slab[~is_label][0]), cure=cure)

@@ -97,14 +97,16 @@ class CommonArguments(TypedDict, total=False):
     """Arguments with the same meaning in every loss; those of MONAI have MONAI's names and meaning.
 
     Attributes:
-        to_onehot_y: the target is a label map (B, 1, spatial...); otherwise it holds one channel per class.
+        to_onehot_y: the target is a label map (B, 1, spatial...), read as its nearest whole numbers; otherwise it holds one
+            channel per class.
         sigmoid: apply a sigmoid: every channel is a structure of its own.
         softmax: apply a softmax over the channels: every voxel belongs to one class.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         ignore_index: voxels with this label are removed: the result is that of the volume without them. In a target with one
             channel per class it is the class of the removed voxels. A label beyond the classes removes its own voxels and,
             unless ``sigmoid=True`` (structures may be absent), those of no class, as in MONAI.
-        check_labels: check the values of labels and probabilities at every call, also on a GPU.
+        check_labels: check the values of labels and probabilities at every call, also on a GPU, and refuse fractions of labels,
+            which are otherwise rounded with one warning.
         sync: the batch is that of all ranks of the process group: gradients under DistributedDataParallel equal those of one
             process on the whole batch. Losses per class need ``batch=True`` with it. Without gradients nothing is sent: in
             validation the loss is that of the rank's own batch.

@@ -39,11 +39,13 @@ class SurrogateLoss(_Loss, ABC):
     Attributes:
         declared: names of the arguments that the class reads.
         takes_logits: whether the input holds logits even without an activation.
+        needs_hard_masks: whether a target of one channel per class is rounded, as label maps are in every loss.
         activation: MONAI's flags, read once.
     """
 
     declared: ClassVar[tuple[str, ...]] = tuple(SharedArguments.__annotations__)
     takes_logits: ClassVar[bool] = False
+    needs_hard_masks: ClassVar[bool] = False
     class_weight: Tensor | None
 
     def __init__(
@@ -80,6 +82,7 @@ class SurrogateLoss(_Loss, ABC):
         self.check_labels = check_labels
         self.sync = sync
         self._called = False
+        self._warn_once = inputs.Once(warn_user)
         self.register_buffer("class_weight", check_weight(weight))
 
     @property
@@ -106,7 +109,10 @@ class SurrogateLoss(_Loss, ABC):
 
         Args:
             input: logits or probabilities, (B, C, spatial...).
-            target: labels (B, 1, spatial...) with ``to_onehot_y=True``, otherwise (B, C, spatial...).
+            target: labels (B, 1, spatial...) with ``to_onehot_y=True``, otherwise (B, C, spatial...). Labels, and one channel
+                per class in Lovász losses, become the nearest whole number, ties the even one: noise below 1e-3 in
+                silence, a fraction with one warning of the loss (on a GPU of its first call), or with ``check_labels=True``
+                as an error. MONAI cuts labels off, 0.99999 is 0 there.
 
         Returns:
             A scalar, or the unreduced losses with ``reduction="none"``. NaN, as is the gradient, where a logit is NaN, or +inf
@@ -127,13 +133,14 @@ class SurrogateLoss(_Loss, ABC):
         label_map = self._reads_labels(input, target)
         inputs.check_shapes(input, target, label_map=label_map)
         self._check_channels(input.shape[1])
+        given = inputs.plain_tensor(target)
+        labels = inputs.nearest_whole(given) if label_map or self.needs_hard_masks else given
         voxels = inputs.flatten_voxels(
-            input, target, label_map=label_map, ignore_index=self.ignore_index, structures=self.is_multilabel()
+            input, labels, label_map=label_map, ignore_index=self.ignore_index, structures=self.is_multilabel()
         )
         if self._checks_now(input):
-            if label_map:
-                inputs.check_no_fraction(target)  # the voxels have rounded labels
             self._check_values(voxels)
+            self._tell_of_fraction(inputs.find_fraction(given, labels), label_map)
         return voxels
 
     def is_multilabel(self) -> bool:
@@ -143,6 +150,17 @@ class SurrogateLoss(_Loss, ABC):
     @abstractmethod
     def _loss(self, voxels: Voxels) -> Tensor:
         """The reduced loss of a checked batch."""
+
+    def _tell_of_fraction(self, fraction: float | None, label_map: bool) -> None:
+        """Warn once of a label that was rounded, or refuse it."""
+        if fraction is None:
+            return
+        soft = "for soft labels use SoftJaccardLoss(soft_label=True)."
+        if self.check_labels and label_map:
+            raise ValueError(f"target must hold whole-number labels, but holds {fraction!r}; {inputs.FRACTION_CURE}")
+        if self.check_labels:
+            raise ValueError(f"target must hold 0 and 1 alone for a Lovász loss, but holds {fraction:g}; {soft}")
+        self._warn_once(inputs.describe_fraction("target", fraction) + ("." if label_map else f"; {soft}"))
 
     def _checks_now(self, input: Tensor) -> bool:
         # Reading values of a GPU waits for it, so they are read at the first call alone; never while compiling or capturing.
@@ -194,14 +212,17 @@ class SurrogateLoss(_Loss, ABC):
 
     def _check_values(self, voxels: Voxels) -> None:
         if voxels.is_label_map:
-            inputs.check_labels(voxels.target, voxels.input.shape[1])
-        else:
-            inputs.check_fractions(
-                voxels.target,
-                "target",
-                "a label map needs to_onehot_y=True and one channel per class; "
-                "voxels to leave out need ignore_index, the label that marks them.",
-            )
+            inputs.check_range(voxels.target, voxels.input.shape[1])
+            return
+        overshoot = inputs.check_fractions(
+            voxels.target,
+            "target",
+            "a label map needs to_onehot_y=True and one channel per class; "
+            "voxels to leave out need ignore_index, the label that marks them.",
+            slack=inputs.PROBABILITY_SLACK if self.check_labels else inputs.OVERSHOOT,
+        )
+        if overshoot is not None:  # as MONAI does
+            self._warn_once(f"target holds {overshoot:.7g}, outside [0, 1], used as it is; {inputs.LABEL_CURE}.")
 
     def _check_probabilities(self, voxels: Voxels) -> None:
         num_channels = voxels.input.shape[1]
@@ -324,6 +345,13 @@ def _nan_in_every_class(loss: Tensor) -> Tensor:
     Otherwise a NaN outside the chosen classes would leave a finite loss with NaN in its gradient.
     """
     return loss * torch.where(loss.isnan().any(1, keepdim=True), torch.nan, 1.0)
+
+
+def warn_as_one(loss: torch.nn.Module) -> None:
+    """Let the parts of a loss, which have the same target, give one warning together."""
+    parts = [part for part in loss.modules() if isinstance(part, SurrogateLoss)]
+    for part in parts:
+        part._warn_once = parts[0]._warn_once
 
 
 def check_channels(loss: object, num_channels: int) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.loss import _Loss
 
 from monai_surrogates._names import unknown_name
 from monai_surrogates.losses.arguments import Weight, check_activation, named_flags, settings, warn_of_foreign
-from monai_surrogates.losses.base import PerClassLoss
+from monai_surrogates.losses.base import PerClassLoss, warn_as_one
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class
 
@@ -116,6 +116,7 @@ class SurrogateCELoss(_Loss):
             per_image=per_image,
             **of_cross_entropy,
         )
+        warn_as_one(self)
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from monai_surrogates.core import inputs
 from monai_surrogates.core.activation import Activation
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.lovasz import METHODS, lovasz_hinge_of, lovasz_of
@@ -22,20 +21,27 @@ MOST_BINS = 2**20  # with more, float32 could not separate the bins of one or tw
 
 
 class LovaszLoss(PerClassLoss):
-    """The Lovász extension of 1 − IoU per image and class; the losses differ in the errors alone."""
+    """The Lovász extension of 1 − IoU per image and class; the losses differ in the errors alone.
 
-    declared = (*PerClassLoss.declared, "method")
+    It is defined for hard references: a target of one channel per class becomes the nearest whole numbers, 0 and 1, as label
+    maps do in every loss. ``soft_label=True`` is refused.
+    """
 
-    def __init__(self, *flags: Any, method: str = "auto", **shared: Unpack[PerClassArguments]) -> None:
+    declared = (*PerClassLoss.declared, "method", "soft_label")
+    needs_hard_masks = True
+
+    def __init__(
+        self, *flags: Any, method: str = "auto", soft_label: bool = False, **shared: Unpack[PerClassArguments]
+    ) -> None:
         super().__init__(*flags, **shared)
+        if soft_label:
+            raise ValueError(
+                f"soft_label=True is not for {type(self).__name__}, which reads references of 0 and 1 alone; for soft labels "
+                "use SoftJaccardLoss(soft_label=True)."
+            )
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, but is {method!r}.")
         self.method = method
-
-    def _check_values(self, voxels: Voxels) -> None:
-        super()._check_values(voxels)
-        if not voxels.is_label_map:
-            inputs.check_hard(voxels.target)
 
 
 class LovaszSoftmaxLoss(LovaszLoss):
@@ -73,7 +79,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     Raises:
         TypeError: an unknown argument.
-        ValueError: arguments that exclude each other, values out of their range, or a soft target.
+        ValueError: arguments that exclude each other, values out of their range, or ``soft_label=True``.
 
     References:
         Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790).
@@ -128,7 +134,7 @@ class LovaszHingeLoss(LovaszLoss):
 
     Raises:
         TypeError: an unknown argument.
-        ValueError: ``softmax=True`` or another activation, values out of their range, or a soft target.
+        ValueError: ``softmax=True`` or another activation, values out of their range, or ``soft_label=True``.
 
     References:
         Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), section 3.1.

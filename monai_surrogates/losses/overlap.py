@@ -32,7 +32,8 @@ class OverlapArguments(PerClassArguments, total=False):
             ``batch=True`` v is multiplied by the number of items. None takes ``smooth_nr`` and ``smooth_dr``.
         smooth_nr: ε₁ in the numerator; 1e-5 by default. Beside ``smoothing`` it is not used, with a warning.
         smooth_dr: ε₂ in the denominator, likewise.
-        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0.
+        soft_label: the target holds fractions; the loss of a prediction equal to the target is then 0. Without it fractions of
+            a target with one channel per class are multiplied as they are, as in MONAI, and it is not.
     """
 
     squared_pred: bool

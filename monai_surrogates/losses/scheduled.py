@@ -15,7 +15,7 @@ from torch.nn.modules.loss import _Loss
 
 from monai_surrogates._messages import warn_user
 from monai_surrogates.losses.arguments import check_activation, has_activation, named_flags, warn_of_foreign
-from monai_surrogates.losses.base import SurrogateLoss
+from monai_surrogates.losses.base import SurrogateLoss, warn_as_one
 from monai_surrogates.losses.compound import SurrogateCELoss
 from monai_surrogates.losses.cross_entropy import PlainCELoss
 from monai_surrogates.losses.names import LOSSES, named_class
@@ -101,6 +101,7 @@ class ScheduledLoss(_Loss):
         }
         _check_reductions(parts, reduction)
         self.parts = nn.ModuleDict(parts)
+        warn_as_one(self.parts)
         self._has_epoch, self._checked, self._warned = False, False, False
         self._move_to(0)
         if not self._fractions:

@@ -26,6 +26,9 @@ class OverlapMetric(CumulativeIterationMetric):
     (B, C, spatial...), probabilities or logits with ``argmax`` or ``threshold``, or lists of images (1 or C, spatial...) of any
     size. It returns the rows of the batch. A call that fails changes nothing.
 
+    A reference is read as its nearest whole numbers, as by the losses: fractions of an interpolated label map give one warning
+    per metric (on a GPU at its first call). Fractions in a prediction are an error.
+
     Under torch.distributed, ``aggregate``, ``get_buffer`` and ``len`` gather the rows of all ranks, so that every rank must
     call them, and equally often between two resets; ranks may have any number of images, none included.
 
@@ -46,8 +49,8 @@ class OverlapMetric(CumulativeIterationMetric):
 
     Raises:
         TypeError: an unknown argument; the message suggests the nearest.
-        ValueError: settings that contradict each other; then, at a call, labels out of range or with fractions, masks of other
-            values than 0 and 1, two classes in one voxel.
+        ValueError: settings that contradict each other; then, at a call, labels out of range, masks of other values than 0 and
+            1, a prediction with fractions, two classes in one voxel.
         ShapeMismatchError: prediction and reference of different shape, or another number of classes than before.
     """
 

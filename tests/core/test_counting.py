@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.metrics import compute_dice
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monai_surrogates.core import Overlap, ShapeMismatchError, counting, hard_overlap
+from monai_surrogates.core import Overlap, ShapeMismatchError, counting, dice_score, hard_overlap
+from monai_surrogates.losses import SoftDiceLoss
 from tests import reference
 
 random_cases = settings(max_examples=60, deadline=None)
@@ -319,9 +321,42 @@ def test_a_fraction_from_a_thousandth_on_is_refused(dtype, num_classes):
         hard_overlap(bad, torch.tensor([[[0, 1, 1]]]), num_classes)
 
 
-def test_a_fraction_at_the_ignored_label_is_refused():
-    with pytest.raises(ValueError, match=r"reference must hold whole-number labels, but holds 255\.25"):
-        hard_overlap(values(0, 1), values(255.25, 1), 2, ignore_index=255)
+# a label map and a mask that were interpolated, and their nearest whole numbers, of two as near the even one
+INTERPOLATED = {
+    3: ([1.1e-3, 0.0078, 0.375, 0.5, 1.5, 1.625, 254.75], [0, 0, 0, 0, 2, 2, 255]),
+    None: ([1.1e-3, 0.0078, 0.375, 0.5, 0.625, 1.25, 254.75], [0, 0, 0, 0, 1, 1, 255]),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("num_classes", INTERPOLATED)
+def test_fractions_of_the_reference_count_as_the_nearest_whole_number_with_one_warning(num_classes, dtype):
+    given, whole = (values(*numbers) for numbers in INTERPOLATED[num_classes])
+    prediction, given = values(0, 1, 0, 1, 0, 1, 0), given.to(dtype)
+    if dtype == torch.bfloat16:  # it has no 254.75
+        given[..., -1] = 255
+    expected = torch.stack(list(hard_overlap(prediction, whole, num_classes, ignore_index=255))).numpy()
+    words = f"reference holds {given[0, 0, 0].item():.7g}, read as 0, the nearest whole number; .*`mode: nearest`"
+    with pytest.warns(UserWarning, match=words) as caught:
+        overlap = hard_overlap(prediction, given, num_classes, ignore_index=255)
+    assert len(caught) == 1  # of several tiles
+    assert_counts(overlap, expected)
+    assert_counts(hard_overlap(prediction, given, num_classes, ignore_index=255, check=False), expected)
+
+
+def test_a_counter_warns_once():
+    count, reference = counting.OverlapCounter(2), values(0, 0.375)
+    with pytest.warns(UserWarning, match=r"reference holds 0\.375, read as 0") as caught:
+        counts = [count(values(0, 1), reference) for _ in range(2)]
+    assert len(caught) == 1
+    assert torch.equal(counts[0].reference, counts[1].reference)
+
+
+def test_a_label_that_is_out_of_range_once_rounded_is_named():
+    with pytest.raises(ValueError, match="reference holds the label 2, but 2 classes allow 0 to 1"):
+        hard_overlap(values(0, 1), values(0, 1.625), 2)
+    with pytest.raises(ValueError, match="reference must hold masks of 0 and 1, but holds 2"):
+        hard_overlap(values(0, 1), values(0, 1.625))
 
 
 # Bad input: argument, expected, found, cure
@@ -339,11 +374,11 @@ BAD = {
         {"num_classes": 2},
         "prediction must hold whole-number labels, but holds 0.5; give threshold= .* argmax=",
     ),
-    "fraction in the reference": (
+    "no number in the reference": (
         values(0.0, 1),
-        values(0, 1.5),
+        values(0, torch.nan),
         {"num_classes": 3},
-        "reference must hold whole-number labels, but holds 1.5; interpolate labels with mode='nearest'",
+        "reference must hold whole-number labels, but holds nan; interpolate labels with mode='nearest'",
     ),
     "probabilities as masks": (
         values(0.25, 1),
@@ -508,7 +543,43 @@ def test_the_number_of_classes_is_a_whole_number(wrong):
         hard_overlap(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), wrong)
 
 
-def test_voxels_of_no_class_in_masks_are_background_and_stay():
-    prediction = torch.tensor([[[1, 0, 1], [0, 1, 0]]])
-    reference = torch.tensor([[[1, 0, 0], [0, 1, 0]]])  # the last voxel is of no class; MONAI would remove it
-    assert hard_overlap(prediction, reference, ignore_index=255).prediction.tolist() == [[2, 1]]
+# One-hot voxels without a class, the last of three here
+
+WITHOUT_A_CLASS = torch.tensor([[[1, 0, 1], [0, 1, 0]]]), torch.tensor([[[1, 0, 0], [0, 1, 0]]])
+CLASSES = {
+    "num_classes": (lambda p: p, {"num_classes": 2}),
+    "argmax": (lambda p: p, {"argmax": True}),
+    "label map": (lambda p: p.argmax(1, keepdim=True), {"num_classes": 2}),
+}
+
+
+@pytest.mark.parametrize("form", CLASSES)
+def test_voxels_of_no_class_are_removed_by_a_label_beyond_the_classes_as_in_monai(form):
+    prediction, reference = WITHOUT_A_CLASS
+    of_form, arguments = CLASSES[form]
+    for check in (True, False):
+        overlap = hard_overlap(of_form(prediction), reference, **arguments, ignore_index=255, check=check)
+        assert overlap.prediction.tolist() == [[1, 1]]
+    theirs = compute_dice(prediction, reference.float(), ignore_index=255)
+    torch.testing.assert_close(dice_score(overlap).float(), theirs)
+    assert hard_overlap(of_form(prediction), reference, **arguments).prediction.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"threshold": 0.5}, {"threshold": 0.5, "num_classes": 2}], ids=str)
+def test_voxels_of_no_structure_are_background_and_stay(arguments):
+    prediction, reference = WITHOUT_A_CLASS
+    assert hard_overlap(prediction, reference, **arguments, ignore_index=255).prediction.tolist() == [[2, 1]]
+
+
+@random_cases
+@given(case=label_maps(), data=st.data())
+def test_losses_and_scores_leave_out_the_same_voxels(case, data):
+    _, target, num_classes = case
+    reference = masks_of(target, num_classes).double()
+    reference *= torch.from_numpy(data.draw(arrays(np.bool_, target.shape))).unsqueeze(1)  # some voxels of no class
+    ignored = data.draw(st.sampled_from([-1, 255, *range(num_classes)]))
+    voxels = SoftDiceLoss(ignore_index=ignored).check(reference, reference)
+    counts = hard_overlap(reference, reference, num_classes, ignore_index=ignored)
+    torch.testing.assert_close(voxels.target.sum(-1).long(), counts.reference)
+    everywhere = hard_overlap(torch.ones_like(reference), reference, num_classes, ignore_index=ignored)
+    assert torch.equal(everywhere.prediction[:, 0], voxels.valid.sum(-1))

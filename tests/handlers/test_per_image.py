@@ -554,6 +554,15 @@ def test_a_label_map_beside_masks_needs_no_num_classes():
     )
 
 
+@pytest.mark.parametrize("name", HANDLERS)
+def test_an_interpolated_reference_is_rounded_with_one_warning_of_the_handler(name):
+    engine, (prediction, reference) = bare_engine(name), pair("half")
+    with pytest.warns(UserWarning, match=r"y holds 0\.375, read as 0, the nearest whole number") as caught:
+        state = engine.run([(prediction, reference.float().clamp_min(0.375))] * 2, max_epochs=2)
+    assert len(caught) == 1
+    assert state.metrics[name] == pytest.approx(SCORES[name]["half"])
+
+
 def test_a_label_map_without_num_classes_names_the_argument():
     engine = Engine(lambda engine, batch: batch)
     PerImageDice().attach(engine, "dice")

@@ -58,14 +58,23 @@ def test_arrays_are_refused_with_the_cure():
         SoftDiceLoss(**SOFTMAX)(torch.rand(1, 2, 4), np.zeros((1, 1, 4)))
 
 
-def test_float_labels_become_the_nearest_whole_number_where_no_check_reads_them():
-    given = torch.tensor([[[0.9999, 1.0000100135803223, -0.0005, 0.75, 254.9995, torch.nan]]])
-    voxels = flatten_voxels(torch.zeros(1, 2, 6), given, label_map=True, ignore_index=255)
+def test_float_labels_become_the_nearest_whole_number_where_no_check_reads_them(monkeypatch):
+    monkeypatch.setattr(SoftDiceLoss, "_checks_now", lambda *_: False)  # as at a later call on a GPU
+    given = torch.tensor([[[0.9999, 1.0000100135803223, -0.0005, 0.75, 254.75, torch.nan]]])
+    voxels = SoftDiceLoss(**SOFTMAX, ignore_index=255).check(torch.zeros(1, 2, 6), given)
     torch.testing.assert_close(
         voxels.target, torch.tensor([[1, 1, 0, 1, 0, torch.nan]]), rtol=0, atol=0, equal_nan=True
     )
     assert voxels.valid.tolist() == [[True, True, True, True, False, True]]
     assert given[0, 0, 0] == torch.tensor(0.9999)  # the user's own tensor stays
+
+
+def test_the_masks_of_a_lovasz_loss_become_0_and_1_where_no_check_reads_them(monkeypatch):
+    monkeypatch.setattr(LovaszSoftmaxLoss, "_checks_now", lambda *_: False)
+    given = torch.tensor([[[0.9999, 0.0078, -0.25, 0.75, 0.5, 254.75]]])
+    voxels = LovaszSoftmaxLoss(sigmoid=True, ignore_index=255).check(torch.zeros(1, 1, 6), given)
+    assert voxels.target.tolist() == [[[1, 0, 0, 1, 0, 0]]]
+    assert voxels.valid.tolist() == [[True, True, True, True, True, False]]
 
 
 def test_integer_labels_are_not_copied():

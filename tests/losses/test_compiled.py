@@ -71,6 +71,19 @@ def test_an_input_without_a_gradient(form, classes):
     torch.testing.assert_close(torch.compile(loss(**settings), fullgraph=True)(x, y), loss(**settings)(x, y))
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("settings", [SOFTMAX, {"sigmoid": True}], ids=["label map", "masks"])
+def test_fractions_in_labels_are_rounded_as_without_a_compiler(form, settings):
+    cls, own = FORMS[form]
+    loss = cls(**{name: value for name, value in own.items() if name not in SOFTMAX}, **settings)
+    channels = 3 if settings is SOFTMAX else 1
+    x, y = torch.randn(2, channels, *SMALL), torch.randint(0, max(channels, 2), (2, 1, *SMALL))
+    if form == "overlap" and settings is not SOFTMAX:
+        pytest.skip("fractions of masks are used as they are")
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")(x, y + 0.375)
+    torch.testing.assert_close(compiled, loss(x, y))
+
+
 ONE_PROCESS = """
 import torch
 from monai_surrogates.losses import LovaszSoftmaxLoss

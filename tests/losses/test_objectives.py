@@ -80,8 +80,10 @@ def test_logits_where_probabilities_are_promised():
 
 
 def test_a_soft_target_into_lovasz_names_the_loss_for_it():
-    with pytest.raises(ValueError, match=r"holds 0\.25; for soft labels use SoftJaccardLoss"):
+    with pytest.warns(UserWarning, match=r"holds 0\.25, read as 0, .*; for soft labels use SoftJaccardLoss"):
         LovaszSoftmaxLoss(sigmoid=True)(torch.zeros(1, 1, 4), torch.full((1, 1, 4), 0.25))
+    with pytest.raises(ValueError, match=r"holds 0\.25; for soft labels use SoftJaccardLoss"):
+        LovaszSoftmaxLoss(sigmoid=True, check_labels=True)(torch.zeros(1, 1, 4), torch.full((1, 1, 4), 0.25))
 
 
 def test_a_perfect_soft_prediction_costs_nothing_with_soft_label():

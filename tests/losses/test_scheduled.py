@@ -330,8 +330,11 @@ def test_errors_of_a_later_objective_come_with_the_first_batch():
     compound = {0: "cross_entropy", 50: SoftDiceCELoss(softmax=True, classes=[7])}
     with pytest.raises(ValueError, match="classes must lie in 0 to 2"):
         ScheduledLoss(compound, softmax=True)(x, soft)
-    with pytest.raises(ValueError, match="for soft labels use SoftJaccardLoss"):
+    with pytest.warns(UserWarning, match="for soft labels use SoftJaccardLoss") as caught:
         ScheduledLoss(CE_LOVASZ, softmax=True)(x, soft)
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match="for soft labels use SoftJaccardLoss"):
+        ScheduledLoss(CE_LOVASZ, softmax=True, check_labels=True)(x, soft)
 
 
 def test_a_negative_epoch_is_refused():

@@ -19,6 +19,35 @@ def test_soft_targets_are_scored_as_in_monai(ours, theirs, own, shape, soft_labe
 
 
 @of_overlap
+@pytest.mark.parametrize("soft_label", [True, False])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_masks_that_splines_interpolate_are_scored_as_in_monai_with_one_warning(
+    ours, theirs, own, soft_label, activation
+):
+    x, y = soft_batch((4, 5))
+    y[0, 1, 0, :2] = torch.tensor([-0.07, 1.08])
+    arguments = {activation: True, "soft_label": soft_label, **own}
+    loss = ours(**arguments)
+    with pytest.warns(UserWarning, match=r"target holds -0\.07, outside \[0, 1\], used as it is; .*`mode: nearest`"):
+        loss(x, y)
+    if not soft_label:  # ours is min(p, y), which MONAI's form is inside [0, 1]
+        assert_same(loss, theirs(**arguments), x, y)
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\], but holds -0\.07"):
+        ours(**arguments, check_labels=True)(x, y)
+    y[0, 1, 0, 1] = 1.6
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\], but holds 1\.6"):
+        loss(x, y)
+
+
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_soft_voxels_of_several_classes_are_of_some_class(ignored):
+    x, _ = random_batch(0, (4, 5), 3, torch.float64)
+    y = torch.tensor([0.4, 0.3, 0.3], dtype=torch.float64).view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    arguments = {"softmax": True, "soft_label": True}
+    assert_same(SoftDiceLoss(**arguments, ignore_index=ignored), SoftDiceLoss(**arguments), x, y)
+
+
+@of_overlap
 @in_2d_and_3d
 def test_soft_label_makes_a_perfect_soft_prediction_free(ours, theirs, own, shape):
     _, y = soft_batch(shape)

@@ -296,7 +296,7 @@ BAD_BATCHES = {
     "no image": (LABELS, ones(0, 1, 4), ones(0, 1, 4), ShapeMismatchError, r"and channel, but has \(0, 1, 4\)"),
     "label too high": (LABELS, 3 * ones(2, 1, 4), ones(2, 1, 4), ValueError, "y_pred holds the label 3, but 3 classes"),
     "label below zero": (LABELS, ones(2, 1, 4), -ones(2, 1, 4), ValueError, "y holds the label -1, but 3 classes allow 0"),
-    "label with a fraction": (LABELS, ones(2, 1, 4), 1.5 * ones(2, 1, 4), ValueError, f"y {WHOLE}, but holds 1.5"),
+    "label with a fraction": (LABELS, 1.5 * ones(2, 1, 4), ones(2, 1, 4), ValueError, f"y_pred {WHOLE}, but holds 1.5"),
     "label that is no number": (LABELS, math.nan * ones(2, 1, 4), ones(2, 1, 4), ValueError, f"y_pred {WHOLE}"),
     "probabilities": (MASKS, torch.tensor([[[0, 0.25, 1]]]), ones(1, 1, 3), ValueError, f"{ZERO_ONE} 0.25; give"),
     "labels as a mask": (MASKS, ones(1, 1, 3), 2 * ones(1, 1, 3), ValueError, f"y {ZERO_ONE} 2"),
@@ -319,6 +319,19 @@ def test_a_bad_batch_is_refused_in_a_sentence_and_the_scores_so_far_stay(name, c
     torch.testing.assert_close(metric.get_buffer(), before, equal_nan=True)
     metric(*good)
     assert len(metric) == 2
+
+
+@pytest.mark.parametrize("as_batch", [lambda x: x, list], ids=["tensor", "list"])
+@pytest.mark.parametrize("name", METRICS)
+def test_an_interpolated_reference_is_rounded_with_one_warning(name, as_batch):
+    metric, expected = METRICS[name](**LABELS), METRICS[name](**LABELS)
+    prediction, whole = torch.tensor([[[0, 1, 2, 2]]] * 2), torch.tensor([[[0, 1, 0, 2]]] * 2)
+    given = torch.tensor([[[0.0078, 1, 0.375, 1.625]]] * 2)
+    with pytest.warns(UserWarning, match=r"^y holds 0\.0078, read as 0, .*`mode: nearest`.*AsDiscreted") as caught:
+        rows = [metric(as_batch(prediction), as_batch(given)) for _ in range(2)]
+    assert len(caught) == 1
+    for row in rows:
+        assert torch.equal(row, expected(prediction, whole))
 
 
 @pytest.mark.parametrize("as_batch", [lambda x: x, list], ids=["tensor", "list"])
