@@ -22,7 +22,8 @@ class ObjectiveSchedule:
 
     Before each epoch the weights go into ``engine.state.metrics``, as ``objective/cross_entropy`` and the like, where MONAI's
     StatsHandler, TensorBoardStatsHandler and MLflowHandler and Ignite's loggers read them; a log line says when they change.
-    The epoch is the engine's, so a resumed training continues in the middle of its schedule.
+    The epoch is the engine's, so a resumed training continues in the middle of its schedule. Under torch.distributed every rank
+    needs the handler: a loss of several objectives does not train on a rank that was not told the epoch.
 
     Args:
         loss_function: the loss; by default that of the engine, as MONAI's trainers have one.

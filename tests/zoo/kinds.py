@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 CONFIGS = Path(__file__).parent / "bundles"
 LOGGING = CONFIGS.parent.parent / "bundle" / "foreign_bundle" / "configs" / "logging.conf"
 CASES = 6
-VOLUME, PICTURE = (16, 16, 16), (24, 16)
+VOLUME, PICTURE, SQUARE = (16, 16, 16), (24, 16), (16, 16)
 
 Write = Callable[[Path, str, np.ndarray, np.ndarray], None]
 
@@ -67,7 +67,7 @@ KINDS = {
         Kind("endoscopic", channels=3, write=jpeg, shape=PICTURE),
         Kind("renal", labels=tuple(range(7)), channels=3, run="training"),
         Kind("deepedit", channels=3),
-        Kind("nuclick", channels=5, write=numpy, shape=PICTURE),
+        Kind("nuclick", channels=5, write=numpy, shape=SQUARE),
         Kind("short_axis", labels=(0, 1, 2, 3), shape=PICTURE, run="training", **FLAT),
         Kind("template", labels=(0, 1, 2, 3), **FLAT),
     )
