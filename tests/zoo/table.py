@@ -13,8 +13,8 @@ def rows_of(cells: Mapping[tuple[str, str, str], str]) -> list[str]:
     Args:
         cells: outcome of each kind, objective and set of handlers.
     """
-    kinds = list(dict.fromkeys(kind for kind, _, _ in cells))
-    pairs = list(dict.fromkeys((objective, handlers) for _, objective, handlers in cells))
+    kinds = sorted({kind for kind, _, _ in cells})
+    pairs = sorted({(objective, handlers) for _, objective, handlers in cells})
     lines = [("objective", "handlers", *kinds)]
     for pair in pairs:
         outcomes = [cells.get((kind, *pair)) for kind in kinds]

@@ -18,7 +18,7 @@ from tests.processes import CONTEXT
 from tests.zoo.kinds import KINDS, make_bundle
 from tests.zoo.training import train_cells
 
-OWN = "its own"
+OWN = "(its own)"
 OBJECTIVES: dict[str, str | None] = {OWN: None, **LOSSES, **SCHEDULES}
 HANDLERS = {
     "MONAI's": {},
