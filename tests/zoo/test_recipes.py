@@ -160,32 +160,31 @@ def test_two_ranks_follow_a_schedule_and_resume_after_the_cut(several: Path) -> 
     assert objectives(rest[0].stdout) == ["lovasz_softmax"]
 
 
-@slow
-@pytest.mark.parametrize(
-    ("target", "rank", "sentence"),
-    [
-        (
-            SCHEDULE,
-            1,
-            f"RuntimeError: {SCHEDULE} must be told the epoch on each of 2 ranks, but nobody told it on rank 1",
-        ),
-        (
-            "SoftDiceLoss",
-            0,
-            "RuntimeError: ResumableTraining must start on every rank, but after 3 s it had not on rank 1",
-        ),
-    ],
-)
-def test_handlers_within_the_cut_end_in_a_sentence(several: Path, target: str, rank: int, sentence: str) -> None:
-    (several / "configs" / "cut.yaml").write_text(
-        "+train#handlers:\n"
-        "- _target_: monai_surrogates.handlers.ObjectiveSchedule\n"
+# A handler at the end of the list, the loss, the rank that says why the training ends, and its sentence.
+CUT = {
+    "a schedule": (
+        "- _target_: monai_surrogates.handlers.ObjectiveSchedule\n",
+        SCHEDULE,
+        1,
+        f"RuntimeError: {SCHEDULE} must be told the epoch on each of 2 ranks, but nobody told it on rank 1",
+    ),
+    "a training to be resumed": (
         "- _target_: monai_surrogates.handlers.ResumableTraining\n"
         "  path: $@ckpt_dir + '/last.pt'\n"
         "  objects: {}\n"
         "  timeout: 3\n",
-        encoding="utf-8",
-    )
+        "SoftDiceLoss",
+        0,
+        "RuntimeError: ResumableTraining must start on every rank, but after 3 s it had not on rank 1 of 2",
+    ),
+}
+
+
+@slow
+@pytest.mark.parametrize("case", CUT)
+def test_a_handler_that_is_cut_on_one_rank_ends_the_training_in_a_sentence(several: Path, case: str) -> None:
+    handler, target, rank, sentence = CUT[case]
+    (several / "configs" / "cut.yaml").write_text(f"+train#handlers:\n{handler}", encoding="utf-8")
     done = on_two_ranks(several, "configs/cut.yaml", **{"loss#_target_": f"monai_surrogates.losses.{target}"})
     assert [each.returncode for each in done] == [1, 1]
     assert sentence in done[rank].stderr
