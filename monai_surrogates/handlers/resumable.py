@@ -91,7 +91,7 @@ class ResumableTraining:
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
         if isinstance(interval, bool) or not hasattr(interval, "__index__") or interval < 1:
             raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
-        if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < timeout < math.inf:
+        if isinstance(timeout, bool) or not hasattr(timeout, "__float__") or not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, but is {timeout!r}.")
         self.timeout = timedelta(seconds=float(timeout))
         self.path, self.resume, self.interval = Path(path).expanduser(), resume, int(interval)
