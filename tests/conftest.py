@@ -1,4 +1,4 @@
-"""Threads of the suite's processes, and the report at its end: one line per loss and law of test_contract.py."""
+"""Threads of the suite's processes, and the reports at its end: losses and laws, and the table of tests/zoo."""
 
 import os
 from collections import Counter, defaultdict
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from monai_surrogates.core.kernels import operators
+from tests.zoo.table import rows_of
 
 # Two processes of tests run at once, and many tensors are small: threads would spend their time waiting for each other.
 torch.set_num_threads(1)
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
+    write_laws(terminalreporter)
+    write_bundles(terminalreporter)
+
+
+def write_laws(terminalreporter):
     laws = defaultdict(Counter)
     for outcome, verdict in VERDICTS.items():
         for report in terminalreporter.getreports(outcome):
@@ -45,6 +51,19 @@ def pytest_terminal_summary(terminalreporter):
     for (loss, law), cases in sorted(laws.items()):
         verdicts = ", ".join(in_words(verdict, number, cases.total()) for verdict, number in cases.items())
         terminalreporter.write_line(f"{loss:{loss_width}}  {law:{law_width}}  {verdicts}", red="FAILED" in verdicts)
+
+
+def write_bundles(terminalreporter):
+    cells = {
+        tuple(dict(report.user_properties)["zoo"]): outcome
+        for outcome in VERDICTS
+        for report in terminalreporter.getreports(outcome)
+        if "zoo" in dict(report.user_properties)
+    }
+    if cells:
+        terminalreporter.write_sep("=", "bundles, objectives, handlers")
+        for row in rows_of(cells):
+            terminalreporter.write_line(row, red="FAILED" in row)
 
 
 def in_words(verdict, number, total):

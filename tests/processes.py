@@ -46,18 +46,16 @@ def run_module(
     """Runs ``python -m module arguments`` to its end, as subprocess.run does."""
     with tempfile.TemporaryDirectory() as folder:
         process = start_module(module, arguments, cwd, environment, Path(folder) / "printed")
-        process.join(300)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([module, *arguments], 300)
         return completed(process, [module, *arguments], Path(folder) / "printed")
 
 
 def completed(process: BaseProcess, words: list[str], output: Path) -> subprocess.CompletedProcess[str]:
-    """What a process that has ended printed, and its exit code."""
-    process.join()
+    """What a process printed until its end, and its exit code."""
+    process.join(300)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(words, 300)
     out, err = (output.with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".out", ".err"))
-    assert process.exitcode is not None
     return subprocess.CompletedProcess(words, process.exitcode, out, err)
 
 

@@ -5,7 +5,7 @@ import math
 import warnings
 from typing import Any
 
-import ignite.distributed as idist
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
@@ -22,7 +22,8 @@ class ObjectiveSchedule:
 
     Before each epoch the weights go into ``engine.state.metrics``, as ``objective/cross_entropy`` and the like, where MONAI's
     StatsHandler, TensorBoardStatsHandler and MLflowHandler and Ignite's loggers read them; a log line says when they change.
-    The epoch is the engine's, so a resumed training continues in the middle of its schedule.
+    The epoch is the engine's, so a resumed training continues in the middle of its schedule. Under torch.distributed every rank
+    needs the handler: a loss of several objectives does not train on a rank that was not told the epoch.
 
     Args:
         loss_function: the loss; by default that of the engine, as MONAI's trainers have one.
@@ -86,7 +87,7 @@ class ObjectiveSchedule:
             loss.set_epoch(engine.state.epoch - 1)
             weights |= loss.weights_at(loss.epoch)
         engine.state.metrics.update({f"{self.name}/{name}": weight for name, weight in weights.items()})
-        if weights != self._logged_weights and idist.get_rank() == 0:
+        if weights != self._logged_weights and _is_first_rank():
             active = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items() if weight > 0)
             logger.info("Epoch %d trains %s.", engine.state.epoch, active)
         self._logged_weights = weights
@@ -109,6 +110,11 @@ class ObjectiveSchedule:
         if epochs is not None:
             for loss in schedules:
                 _warn_of_unreached(loss, epochs)
+
+
+def _is_first_rank() -> bool:
+    # Not ignite.distributed: its first question is a collective, in which a rank without this handler is missing.
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
 def _warn_of_unreached(loss: ScheduledLoss, epochs: int) -> None:

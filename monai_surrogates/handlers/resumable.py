@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import DiskSaver
 from ignite.utils import manual_seed
@@ -39,6 +42,8 @@ class ResumableTraining:
 
     MONAI's CheckpointLoader reads the file too: a state under each object's name, and ``trainer``.
 
+    Under torch.distributed every rank needs the handler: when training starts, the ranks wait for each other.
+
     Args:
         path: the file; rank 0 writes it.
         objects: name to object: network, optimizer, scheduler, loss. Of another engine (the evaluator) the best score is saved,
@@ -46,12 +51,14 @@ class ResumableTraining:
             left out.
         resume: continue from the file; if there is none, the training starts from the beginning, with a warning.
         interval: epochs between two saves.
+        timeout: seconds that the ranks wait for each other when training starts; less than the process group's own timeout.
 
     Raises:
         TypeError: ``resume`` is neither True nor False.
-        ValueError: an interval that is no whole number from 1 on, or an object with a reserved name of the file. When training
-            starts: the file lacks an object, has more epochs than ``max_epochs`` or ``max_iters`` allow, or epochs of another
-            number of iterations; or only some processes see the file.
+        ValueError: an interval that is no whole number from 1 on, a timeout that is no positive number, or an object with a
+            reserved name of the file. When training starts: the file lacks an object, has more epochs than ``max_epochs`` or
+            ``max_iters`` allow, or epochs of another number of iterations; or only some processes see the file.
+        RuntimeError: when training starts: a rank is without the handler, or began later than ``timeout``.
 
     Examples:
         >>> import tempfile, torch
@@ -70,7 +77,12 @@ class ResumableTraining:
     """
 
     def __init__(
-        self, path: str | PathLike[str], objects: Mapping[str, Any], resume: bool = False, interval: int = 1
+        self,
+        path: str | PathLike[str],
+        objects: Mapping[str, Any],
+        resume: bool = False,
+        interval: int = 1,
+        timeout: float = 300.0,
     ) -> None:
         taken = sorted(OWN & objects.keys())
         if taken:
@@ -79,6 +91,9 @@ class ResumableTraining:
             raise TypeError(f"resume must be True or False, but is {resume!r}; write it with a capital letter.")
         if isinstance(interval, bool) or not hasattr(interval, "__index__") or interval < 1:
             raise ValueError(f"interval must be a whole number of epochs, at least 1, but is {interval!r}.")
+        if isinstance(timeout, bool) or not hasattr(timeout, "__float__") or not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be a positive number of seconds, but is {timeout!r}.")
+        self.timeout = timedelta(seconds=float(timeout))
         self.path, self.resume, self.interval = Path(path).expanduser(), resume, int(interval)
         self.objects = dict(objects)
         self._seed = 0
@@ -94,6 +109,7 @@ class ResumableTraining:
 
     def started(self, engine: Engine) -> None:
         """Load the file, if asked. The saving handler is added here, so that it runs after all others."""
+        _meet(self.timeout)
         self._seed = _seed_of_first_rank()
         if self.resume and self._is_there():
             self.load(engine)
@@ -229,6 +245,27 @@ def _best(engine: Engine) -> dict[str, float]:
 def _set_best(engine: Engine, best: Mapping[str, float]) -> None:
     for name, value in best.items():
         setattr(engine.state, name, int(value) if name.endswith("epoch") else value)
+
+
+def _meet(timeout: timedelta) -> None:
+    """Wait until this handler has started on every rank."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    # Not by a collective: a rank without the handler is in DistributedDataParallel's already, and gloo would abort both.
+    store, name = dist.distributed_c10d._get_default_store(), "monai_surrogates.ResumableTraining"
+    meeting = store.add(f"{name}/{dist.get_rank()}", 1)  # the number of this rank's meetings so far
+    keys = {rank: f"{name}/{rank}/{meeting}" for rank in range(dist.get_world_size())}
+    store.set(keys[dist.get_rank()], "here")
+    try:
+        store.wait(list(keys.values()), timeout)
+    except dist.DistStoreError:
+        missing = ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
+        if missing:  # or else the last one has just started
+            raise RuntimeError(
+                f"ResumableTraining must start on every rank, but after {timeout.total_seconds():g} s it had not on rank "
+                f"{missing} of {len(keys)}; list it in the handlers of every rank (a multi-GPU overlay may cut the end of the "
+                "list), or raise timeout where ranks start that far apart."
+            ) from None
 
 
 def _seed_of_first_rank() -> int:

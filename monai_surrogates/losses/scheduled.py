@@ -10,10 +10,12 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from monai_surrogates._messages import warn_user
+from monai_surrogates.core.distributed import is_shared
 from monai_surrogates.losses.arguments import check_activation, has_activation, named_flags, warn_of_foreign
 from monai_surrogates.losses.base import SurrogateLoss, warn_as_one
 from monai_surrogates.losses.compound import SurrogateCELoss
@@ -31,8 +33,9 @@ class ScheduledLoss(_Loss):
     epochs, w = 1/6 ... 5/6, and from k + 5 on w = 1. An objective of weight 0 is not computed.
 
     :class:`~monai_surrogates.handlers.ObjectiveSchedule` sets the epoch in an Ignite or MONAI engine; a loop of your own calls
-    :meth:`set_epoch` at the start of each epoch. Until then the first objective is used. In validation the loss is that of the
-    epoch, so its values before and after a switch are not comparable.
+    :meth:`set_epoch` at the start of each epoch. Until then the first objective is used, with a warning in training; among
+    several ranks training without an epoch is an error. In validation the loss is that of the epoch, so its values before and
+    after a switch are not comparable.
 
     The epoch is part of ``state_dict``. All ranks of a process group are at the same epoch, so gradients under
     DistributedDataParallel are those of the objectives; ``sync=True`` is passed on to each of them.
@@ -58,6 +61,7 @@ class ScheduledLoss(_Loss):
         TypeError: an unknown argument, or an objective that is neither a name nor a loss.
         ValueError: an unknown name, keys that are neither epochs nor fractions, equal keys, no key 0, a ramp longer than its
             objective's interval, or named objectives of logits and of probabilities without an activation.
+        RuntimeError: in training among several ranks, nobody told this rank the epoch.
 
     References:
         Berman et al., The Lovász-Softmax loss, CVPR 2018 (arXiv 1705.08790), and Eelbode et al., Optimization for medical image
@@ -160,7 +164,7 @@ class ScheduledLoss(_Loss):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The objective of the epoch, or in a ramp the weighted sum of two; the first batch is checked for all."""
         if not torch.compiler.is_compiling():
-            self._warn_without_epoch(input)
+            self._ask_for_epoch(input)
             if not self._checked:
                 self._check_first(input, target)
         first, *second = self._active
@@ -222,16 +226,23 @@ class ScheduledLoss(_Loss):
         # A tensor, so that a ramp needs no new compilation; on the host, where reading it costs nothing.
         self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
 
-    def _warn_without_epoch(self, input: Tensor | Sequence[Tensor]) -> None:
+    def _ask_for_epoch(self, input: Tensor | Sequence[Tensor]) -> None:
         # A loaded state has the epoch, and validation needs none; so only training without set_epoch is a mistake.
         first = input if isinstance(input, Tensor) else input[0]  # deep supervision gives a list
-        if self._warned or self._has_epoch or not (torch.is_grad_enabled() and first.requires_grad):
+        if self._has_epoch or len(self.names) == 1 or not (torch.is_grad_enabled() and first.requires_grad):
             return
-        self._warned = True
-        if len(self.names) > 1:
+        cure = "list monai_surrogates.handlers.ObjectiveSchedule in the trainer's handlers"
+        if is_shared():
+            raise RuntimeError(
+                f"{type(self).__name__} must be told the epoch on each of {dist.get_world_size()} ranks, but nobody told it on "
+                f"rank {dist.get_rank()}, which would stay with {' and '.join(self._active)} while the others go on; {cure} of "
+                "every rank (a multi-GPU overlay may cut the end of the list), or call set_epoch in each epoch."
+            )
+        if not self._warned:
+            self._warned = True
             warn_user(
-                f"{type(self).__name__} stays with {' and '.join(self._active)} as long as nobody tells it the epoch; list "
-                "monai_surrogates.handlers.ObjectiveSchedule in the trainer's handlers, or call set_epoch in each epoch."
+                f"{type(self).__name__} stays with {' and '.join(self._active)} as long as nobody tells it the epoch; {cure}, "
+                "or call set_epoch in each epoch."
             )
 
     def _check_first(self, input: Tensor, target: Tensor) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from numbers import Number
 from typing import Any, ClassVar
 
 import torch
@@ -129,10 +128,10 @@ class MonaiFocalLoss(WrappedLoss):
     The loss of a voxel does not depend on other voxels, so a patch without foreground trains the network as any other does.
 
     Args:
-        include_background: False leaves channel 0 out, before the softmax (MONAI).
+        include_background: False leaves channel 0 out; of no use under a softmax, where MONAI would leave it out before the
+            softmax, so that nothing of two classes is left to train.
         gamma: γ, 2 by default.
-        alpha: MONAI's balance of classes: one number per class, or that of the foreground, 1 − alpha being the background's,
-            which is not used, with a warning, where a softmax leaves the background out.
+        alpha: MONAI's balance of classes: one number per class, or that of the foreground, 1 − alpha being the background's.
         ignore_index: voxels with this label are removed, from the mean too (MONAI's mean is then multiplied by K).
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.SharedArguments`, without
             ``sync``: the mean over voxels needs none.
@@ -164,9 +163,11 @@ class MonaiFocalLoss(WrappedLoss):
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The given arguments that the loss reads: no balance of background and foreground without a background (MONAI)."""
-        foreground_alone = given.get("softmax") and not given.get("include_background", True)
-        unread = ("alpha",) if foreground_alone and isinstance(given.get("alpha"), Number) else ()
+        """The given arguments that the loss reads: a softmax keeps the background.
+
+        MONAI leaves it out before the softmax: of two channels one is left, whose softmax is 1 and whose loss is 0.
+        """
+        unread = ("include_background",) if given.get("softmax") else ()
         return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def is_multilabel(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
-from tests.processes import run_module
+from tests.processes import completed, free_port, run_module, start_module
 
 # What makes a run small; the network halves each axis three times.
 PATCH = [16, 16, 8]
@@ -46,6 +46,16 @@ def run_bundle(cwd: Path, *args: str, check: bool = True, anew: bool = False) ->
         shown = f"{' '.join(arguments)}\n--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-3000:]}"
         assert done.returncode == 0, f"exit code {done.returncode} of {shown}"
     return done
+
+
+def run_on_two_ranks(cwd: Path, *args: str) -> list[subprocess.CompletedProcess[str]]:
+    """Runs ``python -m monai.bundle run ...`` in two forked processes, in the environment that torchrun gives."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    arguments = ["run", *map(str, args)]
+    outputs = [cwd.parent / f"rank{rank}" for rank in range(2)]
+    ranks = [{**environment(), **meeting, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    processes = [start_module("monai.bundle", arguments, cwd, *rank) for rank in zip(ranks, outputs, strict=True)]
+    return [completed(process, arguments, output) for process, output in zip(processes, outputs, strict=True)]
 
 
 def logged(name: str, stdout: str) -> list[float]:

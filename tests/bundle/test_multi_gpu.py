@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from monai_surrogates.data import write_synthetic_task
-from tests.bundle.runs import SMALL, as_arguments, environment, logged, run_workflow
-from tests.processes import completed, free_port, start_module
+from tests.bundle.runs import SMALL, as_arguments, logged, run_on_two_ranks, run_workflow
 
 CONFIGS = "['configs/train.yaml','configs/multi_gpu_train.yaml']"
 
@@ -27,21 +26,8 @@ def torchrun(cwd: Path, **overrides: object) -> str:
 
 
 def two_ranks(cwd: Path, **overrides: object) -> str:
-    """The same, with two forked processes in the environment that torchrun gives."""
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    arguments = ["run", "--config_file", CONFIGS, *as_arguments(**overrides)]
-    outputs = [cwd.parent / f"rank{rank}" for rank in range(2)]
-    processes = [
-        start_module(
-            "monai.bundle",
-            arguments,
-            cwd,
-            {**environment(), **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            output,
-        )
-        for rank, output in enumerate(outputs)
-    ]
-    done = [completed(process, arguments, output) for process, output in zip(processes, outputs, strict=True)]
+    """The same, with two forked processes."""
+    done = run_on_two_ranks(cwd, "--config_file", CONFIGS, *as_arguments(**overrides))
     log = "".join(each.stdout + each.stderr for each in done)
     assert [each.returncode for each in done] == [0, 0], log[-6000:]
     return log

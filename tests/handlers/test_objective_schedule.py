@@ -310,6 +310,42 @@ def test_two_ranks_train_through_a_ramp_as_one_process_does():
                 torch.testing.assert_close(mine, alone, rtol=1e-10, atol=1e-10)
 
 
+def rank_of_some(rank, world_size, port, results, told):
+    """A training under DistributedDataParallel; the handler stands on the ranks that are told."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    loss, network = ScheduledLoss(**RAMP), DistributedDataParallel(new_network())
+    x, y = whole_batch()
+    engine = Engine(lambda engine, batch: loss(network(x), y).backward())
+    if rank in told:
+        ObjectiveSchedule(loss).attach(engine)
+    try:
+        with torch.no_grad():
+            validated = loss(network(x), y).item()  # needs no epoch
+        engine.run([0], max_epochs=3)
+        results[rank] = validated, "trained"
+    except RuntimeError as error:
+        results[rank] = validated, str(error)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [(0, 1), (0,), ()])
+def test_a_rank_that_nobody_tells_the_epoch_trains_nothing(told):
+    results = results_of_ranks(rank_of_some, 2, told)
+    first = PlainCELoss(**FLAGS)(new_network()(whole_batch()[0]), whole_batch()[1]).item()
+    for rank, (validated, ended) in results.items():
+        assert validated == pytest.approx(first)
+        if rank not in told:
+            assert ended == (
+                f"ScheduledLoss must be told the epoch on each of 2 ranks, but nobody told it on rank {rank}, which would stay "
+                "with cross_entropy while the others go on; list monai_surrogates.handlers.ObjectiveSchedule in the trainer's "
+                "handlers of every rank (a multi-GPU overlay may cut the end of the list), or call set_epoch in each epoch."
+            )
+        else:
+            assert (ended == "trained") == (told == (0, 1))  # the other rank has ended
+
+
 def test_a_loss_that_is_no_module_is_refused():
     with pytest.raises(TypeError, match="loss_function must be a loss, a torch module, or None"):
         ObjectiveSchedule("lovasz_softmax")

@@ -21,6 +21,7 @@ from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler,
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandScaleIntensityd
 from monai.utils import set_determinism
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_surrogates.handlers import ObjectiveSchedule, PerImageDice, ResumableTraining
 from monai_surrogates.losses import make_loss
@@ -399,6 +400,43 @@ def test_a_file_that_only_one_of_two_processes_sees_is_refused_by_both(tmp_path)
         assert "must be seen by all 2 processes or by none, but is seen by 1; put it on a disk that they share" in said
 
 
+def rank_of_some(rank, world_size, port, results, folder, lacking):
+    """A training under DistributedDataParallel, without the handler on one of the ranks."""
+    dist.init_process_group(
+        "gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
+    )
+    network = DistributedDataParallel(nn.Linear(1, 1))
+
+    def step(engine, batch):
+        network(torch.ones(1, 1)).sum().backward()
+
+    engine = Engine(step)
+    if rank != lacking:
+        ResumableTraining(folder / "last.pt", {"model": network}, timeout=1).attach(engine)
+    try:
+        for max_epochs in (1, 2):  # a second start is another meeting
+            engine.run([0], max_epochs=max_epochs)
+        results[rank] = "trained"
+    except RuntimeError as error:
+        results[rank] = str(error)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lacking", [None, 0, 1])
+def test_a_rank_without_the_handler_is_named_in_one_sentence(tmp_path, lacking):
+    results = results_of_ranks(rank_of_some, 2, tmp_path, lacking)
+    if lacking is None:
+        assert results == {0: "trained", 1: "trained"}
+        return
+    assert results[1 - lacking] == (
+        f"ResumableTraining must start on every rank, but after 1 s it had not on rank {lacking} of 2; list it in the handlers "
+        "of every rank (a multi-GPU overlay may cut the end of the list), or raise timeout where ranks start that far apart."
+    )
+    assert results[lacking] != "trained"  # it waited in DistributedDataParallel for the other, which has ended
+    assert not (tmp_path / "last.pt").exists()
+
+
 def test_a_file_without_an_object_names_it(tmp_path):
     for objects in ({}, {"model": nn.Linear(1, 1)}):
         engine = Engine(lambda engine, batch: None)
@@ -420,5 +458,8 @@ def test_impossible_arguments(tmp_path):
             match=f"interval must be a whole number of epochs, at least 1, but is {re.escape(repr(interval))}",
         ):
             ResumableTraining(tmp_path / "last.pt", {}, interval=interval)
+    for timeout in (0, -1.0, True, "5", float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="timeout must be a positive number of seconds, but is"):
+            ResumableTraining(tmp_path / "last.pt", {}, timeout=timeout)
     with pytest.raises(TypeError, match="resume must be True or False, but is 'false'; write it with a capital letter"):
         ResumableTraining(tmp_path / "last.pt", {}, resume="false")
