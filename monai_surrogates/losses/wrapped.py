@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from numbers import Number
 from typing import Any, ClassVar
 
 import torch
@@ -48,15 +49,15 @@ class WrappedLoss(SurrogateLoss):
         self.include_background = own.pop("include_background", True)
         for key, value in own.items():
             setattr(self, key, value)
-        # MONAI warns at every call if a single channel is to be left out. No submodules: they hold no weights.
+        # by number of channels, 3 for all more; no submodules: they hold no weights
         self._theirs = {
-            single: self.theirs(
+            channels: self.theirs(
                 reduction="none",
-                include_background=single or self.include_background,
+                include_background=self._takes_background(channels),
                 **own,
-                **self._activation_of_theirs(single),
+                **self._activation_of_theirs(channels),
             )
-            for single in (False, True)
+            for channels in (1, 2, 3)
         }
 
     @classmethod
@@ -69,7 +70,11 @@ class WrappedLoss(SurrogateLoss):
         """The summands of MONAI's loss with their weights; each is reduced by itself, as there."""
         return [(1.0, theirs)]
 
-    def _activation_of_theirs(self, single: bool) -> dict[str, Any]:
+    def _takes_background(self, num_channels: int) -> bool:
+        """Whether channel 0 of so many takes part; MONAI warns at every call if a single one is to be left out."""
+        return self.include_background or num_channels == 1
+
+    def _activation_of_theirs(self, num_channels: int) -> dict[str, Any]:
         """MONAI's argument for the activation."""
         return {"other_act": partial(_probabilities, self.activation)}
 
@@ -95,7 +100,7 @@ class WrappedLoss(SurrogateLoss):
         masks = one_hot(y.unsqueeze(1), num_channels, dtype=x.dtype) if voxels.is_label_map else y
         x, masks = (values.reshape(*x.shape[:2], *spatial) for values in (x, masks))
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        for share, part in self._parts(self._theirs[num_channels == 1]):
+        for share, part in self._parts(self._theirs[min(num_channels, 3)]):
             loss = self._weigh(part(x, masks), num_channels)
             if valid is not None:
                 loss = torch.where(valid.view(-1, 1, *spatial), loss, 0)
@@ -107,7 +112,7 @@ class WrappedLoss(SurrogateLoss):
         weight = None if num_channels == 1 else self._weight_of(num_channels, loss)
         if weight is None or weight.ndim == 0:
             return loss if weight is None else loss * weight
-        return loss * weight[int(self.excludes_background()) :].view(-1, *[1] * (loss.ndim - 2))
+        return loss * weight[int(not self._takes_background(num_channels)) :].view(-1, *[1] * (loss.ndim - 2))
 
     def _reduce(self, loss: Tensor, valid: Tensor | None, num_spatial: int) -> Tensor:
         """Σ loss/(K·N) over the batch, or as MONAI the sum over items and classes of Σ loss/N."""
@@ -128,10 +133,11 @@ class MonaiFocalLoss(WrappedLoss):
     The loss of a voxel does not depend on other voxels, so a patch without foreground trains the network as any other does.
 
     Args:
-        include_background: False leaves channel 0 out; of no use under a softmax, where MONAI would leave it out before the
-            softmax, so that nothing of two classes is left to train.
+        include_background: False leaves channel 0 out, before the softmax (MONAI). Of two classes it stays: MONAI's softmax of
+            the one that is left is 1, its loss 0, and nothing trains.
         gamma: γ, 2 by default.
-        alpha: MONAI's balance of classes: one number per class, or that of the foreground, 1 − alpha being the background's.
+        alpha: MONAI's balance of classes: one number per class, or that of the foreground, 1 − alpha being the background's,
+            which is not used, with a warning, where a softmax leaves the background out.
         ignore_index: voxels with this label are removed, from the mean too (MONAI's mean is then multiplied by K).
         **shared: the arguments of every loss; see :class:`~monai_surrogates.losses.arguments.SharedArguments`, without
             ``sync``: the mean over voxels needs none.
@@ -158,16 +164,17 @@ class MonaiFocalLoss(WrappedLoss):
     declared = (*SHARED, *passed_on)
     takes_logits = True
 
-    def _activation_of_theirs(self, single: bool) -> dict[str, Any]:
-        return {"use_softmax": self.softmax and not single}
+    def _takes_background(self, num_channels: int) -> bool:
+        return super()._takes_background(num_channels) or (self.softmax and num_channels == 2)
+
+    def _activation_of_theirs(self, num_channels: int) -> dict[str, Any]:
+        return {"use_softmax": self.softmax and num_channels > 1}
 
     @classmethod
     def reads(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The given arguments that the loss reads: a softmax keeps the background.
-
-        MONAI leaves it out before the softmax: of two channels one is left, whose softmax is 1 and whose loss is 0.
-        """
-        unread = ("include_background",) if given.get("softmax") else ()
+        """The given arguments that the loss reads: no balance of background and foreground without a background (MONAI)."""
+        foreground_alone = given.get("softmax") and not given.get("include_background", True)
+        unread = ("alpha",) if foreground_alone and isinstance(given.get("alpha"), Number) else ()
         return {name: value for name, value in super().reads(given).items() if name not in unread}
 
     def is_multilabel(self) -> bool:

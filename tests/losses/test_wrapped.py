@@ -113,6 +113,14 @@ def test_weights_of_both_lengths_without_the_background(name, weight):
     assert_same(ours, cls(include_background=False, weight=[1.0, 2.0]), x, y)
 
 
+@pytest.mark.parametrize("weight", [None, [2.0], [1.0, 2.0]], ids=str)
+def test_focal_of_two_classes_keeps_the_background_that_its_softmax_needs(weight):
+    x, y = random_batch(0, (4, 5), 2, DTYPE)
+    ours = MonaiFocalLoss(**SOFTMAX, include_background=False, weight=weight)
+    theirs = FocalLoss(to_onehot_y=True, use_softmax=True, weight=None if weight is None else [1.0, 2.0])
+    assert_same(ours, theirs, x, y)
+
+
 @pytest.mark.parametrize("name", ["dice_focal", "generalized_dice"])
 def test_ignore_index_is_refused_where_monai_has_none(name):
     with pytest.raises(ValueError, match=r"because MONAI's \w+Loss has none, but is 255; drop it, or take"):
