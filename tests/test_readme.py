@@ -11,10 +11,11 @@ from monai_surrogates.study.stage import BUNDLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize("code", [*PYTHON, *re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)])
 def test_python_examples_run(code, capsys):
     exec(compile(code, "README.md", "exec"), {})
 
@@ -31,6 +32,10 @@ def test_links_and_files_exist():
     own = set(re.findall(r"^# (configs/\S+)$", README, re.MULTILINE))  # overlays that the README shows
     for config in set(re.findall(r"configs/\w+\.yaml", README)) - own:
         assert (BUNDLE / config).is_file(), config
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
 
 
 def differing_losses():
