@@ -17,13 +17,17 @@ NEAR = 0.7  # similarity of a name that was meant; SoftDice and SoftDiceLoss hav
 
 
 def warn_user(message: str) -> None:
-    """Warn at the line of the caller outside MONAI, Ignite, torch and this package; under torchrun on rank 0 alone.
+    """Warn of settings, as :func:`warn_of_data` does; under torchrun on rank 0 alone, because all ranks have the same."""
+    if os.environ.get("RANK", "0") == "0":  # torchrun sets it
+        warn_of_data(message)
+
+
+def warn_of_data(message: str) -> None:
+    """Warn at the line of the caller outside MONAI, Ignite, torch and this package.
 
     Where nobody else has called, as in ``python -m monai.bundle run``, the place is the block of the config:
     ``<config loss>:1``.
     """
-    if os.environ.get("RANK", "0") != "0":  # torchrun sets it; all ranks have the same settings
-        return
     frame, block = inspect.currentframe(), ""
     while frame is not None and _is_between(frame):
         block = block or _block_of(frame)

@@ -7,12 +7,12 @@ valid voxels. Nothing here copies a label map into one-hot form.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from monai_surrogates._messages import warn_of_data
 
 PROBABILITY_SLACK = 1e-3  # half precision rounds a probability of 1 upwards
 OVERSHOOT = 0.5  # a mask that splines interpolate leaves [0, 1] by less
@@ -31,26 +31,17 @@ class ShapeMismatchError(AssertionError, ValueError):
     """
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=3)
-
-
 class Once:
-    """A warning that is given once, however often it is called for.
+    """A warning of data that is given once, however often it is called for."""
 
-    Args:
-        warn: gives the warning with a message.
-    """
-
-    def __init__(self, warn: Callable[[str], None] = _warn) -> None:
-        self._warn = warn
+    def __init__(self) -> None:
         self._given = False
 
     def __call__(self, message: str) -> None:
         """Warn, at the first call."""
         if not self._given:
             self._given = True
-            self._warn(message)
+            warn_of_data(message)
 
 
 class Voxels(NamedTuple):

@@ -82,7 +82,7 @@ class SurrogateLoss(_Loss, ABC):
         self.check_labels = check_labels
         self.sync = sync
         self._called = False
-        self._warn_once = inputs.Once(warn_user)
+        self._warn_once = inputs.Once()
         self.register_buffer("class_weight", check_weight(weight))
 
     @property
