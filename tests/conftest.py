@@ -24,7 +24,7 @@ def small_images_are_tiled(monkeypatch):
 
 def pytest_collection_modifyitems(items):
     # the longest first, so that no process ends late
-    items.sort(key=lambda item: item.path.name != "test_tutorials.py")
+    items.sort(key=lambda item: item.path.name not in ("test_tutorials.py", "test_every_kind.py"))
     for item in items:
         if item.path.name == "test_contract.py" and hasattr(item, "callspec"):
             law = item.originalname.removeprefix("test_").replace("_", " ")
