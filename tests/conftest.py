@@ -40,7 +40,7 @@ def write_laws(terminalreporter):
     laws = defaultdict(Counter)
     for outcome, verdict in VERDICTS.items():
         for report in terminalreporter.getreports(outcome):
-            properties = dict(report.user_properties)
+            properties = dict(getattr(report, "user_properties", ()))
             if "law" in properties:
                 reason = report.longrepr[2].replace("Skipped", "") if outcome == "skipped" else ""
                 laws[properties["loss"], properties["law"]][verdict + reason] += 1
@@ -58,7 +58,7 @@ def write_bundles(terminalreporter):
         tuple(dict(report.user_properties)["zoo"]): outcome
         for outcome in VERDICTS
         for report in terminalreporter.getreports(outcome)
-        if "zoo" in dict(report.user_properties)
+        if "zoo" in dict(getattr(report, "user_properties", ()))
     }
     if cells:
         terminalreporter.write_sep("=", "bundles, objectives, handlers")

@@ -439,7 +439,7 @@ def test_compiles_without_a_graph_break_and_differentiates_functionally(name, we
     torch.testing.assert_close(torch.func.grad(lambda x: loss(x, y))(x), grad)
     torch._dynamo.reset()  # all losses share one forward, and dynamo keeps eight compiled forms of it
     if name in MONAI_DICE:
-        return
+        pytest.skip("MONAI's Dice losses read a number on the host, which breaks the graph")
     compiled = gradient(torch.compile(loss, fullgraph=True, backend="aot_eager"), x, y)
     for mine, expected in zip(compiled, (value, grad), strict=True):
         torch.testing.assert_close(mine, expected)
@@ -599,6 +599,8 @@ def assert_rounded_with_one_warning(loss, expected, x, y, words):
 @every_loss_but(ONE_CHANNEL, "a mask is no label map")
 @FORMS
 def test_fractions_in_a_label_map_become_whole_numbers_with_one_warning(name, form, monkeypatch):
+    if name in MONAI_DICE:
+        pytest.skip("MONAI gives it no ignore_index")
     if form == "plain":
         monkeypatch.setattr(operators, "KERNELS", {})
     x, y = random_batch(name)
@@ -628,6 +630,8 @@ def test_fractions_in_the_masks_of_a_lovasz_loss_become_0_and_1_with_one_warning
 @every_loss_but(ONE_CHANNEL, "a mask is no label map")
 @pytest.mark.parametrize("value", [FRACTION, 2.25, 7.25], ids=["at 0", "at a label", "at the ignored label"])
 def test_check_labels_refuses_a_fraction_in_a_label_map_with_its_value(name, value):
+    if name in MONAI_DICE and value > 7:
+        pytest.skip("MONAI gives it no ignore_index")
     x, y = random_batch(name)
     for dtype in FLOATS:
         target = y.to(dtype)

@@ -1,5 +1,6 @@
 """The lines that conftest.py prints, of a small contract suite."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ def report(folder, *arguments):
     (folder / "test_contract.py").write_text(SUITE)
     (folder / "test_other.py").write_text("def test_other(): pass")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    lines = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.splitlines()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}  # for what conftest.py imports
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    lines = ran.stdout.splitlines()
     begin = next((i for i, line in enumerate(lines, 1) if "losses and laws" in line), len(lines))
     return [" ".join(line.split()) for line in lines[begin : begin + 4]]
 

@@ -212,7 +212,7 @@ class OverlapCounter:
         if check:
             sides = [self._checked(p, nearest_whole(p), 0, limits[0], valid)]
             sides += [self._checked(reference, reference, 1, limits[1], valid)]
-            self._warn_of_fraction(r, reference)
+            self._warn_of_fraction(r, reference, valid)
         else:
             sides = [_in_limits(x, limit) for x, limit in zip((p, reference), limits, strict=True)]
         two_classes = num_classes == 2 and all(is_map)
@@ -245,8 +245,8 @@ class OverlapCounter:
         """Whether channels are structures that may overlap, or all be absent."""
         return self.threshold is not None or (self.num_classes is None and not self.argmax)
 
-    def _warn_of_fraction(self, given: Tensor, nearest: Tensor) -> None:
-        fraction = find_fraction(given, nearest)
+    def _warn_of_fraction(self, given: Tensor, nearest: Tensor, valid: Tensor | None) -> None:
+        fraction = find_fraction(given, nearest, valid)
         if fraction is not None:
             self.warn(f"{describe_fraction(self.names[1], fraction)}.")
 
@@ -291,7 +291,8 @@ _MASK_CURES = (
     (f"{_FRACTION_CURE}.", f"{_FRACTION_CURE}, or num_classes for label maps."),
     (
         "round it, or interpolate it with mode='nearest'.",
-        "give num_classes for label maps, or leave these voxels out with ignore_index={value:g}.",
+        "give num_classes for label maps, divide masks of 0 and 255 by 255, or leave these voxels out with "
+        "ignore_index={value:g}.",
     ),
 )
 

@@ -186,14 +186,24 @@ def nearest_whole(values: Tensor) -> Tensor:
     return values.round() if values.is_floating_point() else values
 
 
-def find_fraction(values: Tensor, nearest: Tensor) -> float | None:
-    """The first value ``NOISE`` or more away from its nearest whole number, if there is one; NaN is none."""
+def find_fraction(values: Tensor, nearest: Tensor, valid: Tensor | None = None) -> float | None:
+    """The first value ``NOISE`` or more away from its nearest whole number, if there is one; NaN is none.
+
+    Args:
+        values: (B, C, ...), floating point or not.
+        nearest: their nearest whole numbers.
+        valid: (B, N) bool, False for removed voxels, which may hold anything; None if there are none.
+    """
     if values is nearest or not values.is_floating_point() or values.numel() == 0:
         return None
     distance = (values.detach() - nearest).abs_()
     if bool(distance.amax() < NOISE):
         return None
-    fractions = values[distance >= NOISE]
+    found = distance >= NOISE
+    if valid is not None:
+        found = found.flatten(2) & valid.unsqueeze(1)
+        values = values.flatten(2)
+    fractions = values[found]
     return fractions[0].item() if len(fractions) else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from monai.handlers import IgniteMetricHandler
 from monai.utils import ImageMetaKey
 from torch import Tensor
 
+from monai_surrogates._messages import warn_of_data
 from monai_surrogates.handlers.csv_files import complete_files
 from monai_surrogates.metrics import OverlapMetric
 
@@ -239,7 +239,7 @@ class OverlapHandler(IgniteMetricHandler):
         classes = absent if len(absent) <= MANY_NAMES else [f"{len(absent)} of {len(of_classes)} classes"]
         reason = ", ".join([*([] if none else classes), "empty masks", f"empty={self.metric_fn.empty!r}"])
         outcome = "reported as 0" if reported else "left out of the mean"
-        warnings.warn(f"{self._name or type(self).__name__}: {found} ({reason}); {outcome}.", stacklevel=2)
+        warn_of_data(f"{self._name or type(self).__name__}: {found} ({reason}); {outcome}.")
 
 
 def class_keys(labels: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from numbers import Real
@@ -20,6 +19,8 @@ from ignite.utils import manual_seed
 from monai.data.utils import set_rnd
 from monai.handlers import CheckpointSaver
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from monai_surrogates._messages import warn_user
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class ResumableTraining:
             self.load(engine)
             idist.barrier()  # the first rank must not overwrite the file while another one reads it
         elif self.resume:
-            warnings.warn(
-                f"resume=True, but there is no {self.path}: the training starts from the beginning.", stacklevel=2
-            )
+            warn_user(f"resume=True, but there is no {self.path}: the training starts from the beginning.")
         if not engine.has_event_handler(self.epoch_completed, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_completed)
 
@@ -258,7 +257,7 @@ def _meet(timeout: timedelta) -> None:
     store.set(keys[dist.get_rank()], "here")
     try:
         store.wait(list(keys.values()), timeout)
-    except dist.DistStoreError:
+    except RuntimeError:  # DistStoreError, or what a FileStore raises
         missing = ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
         if missing:  # or else the last one has just started
             raise RuntimeError(

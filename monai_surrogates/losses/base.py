@@ -140,7 +140,7 @@ class SurrogateLoss(_Loss, ABC):
         )
         if self._checks_now(input):
             self._check_values(voxels)
-            self._tell_of_fraction(inputs.find_fraction(given, labels), label_map)
+            self._tell_of_fraction(inputs.find_fraction(given, labels, voxels.valid), label_map)
         return voxels
 
     def is_multilabel(self) -> bool:
@@ -218,7 +218,7 @@ class SurrogateLoss(_Loss, ABC):
             voxels.target,
             "target",
             "a label map needs to_onehot_y=True and one channel per class; "
-            "voxels to leave out need ignore_index, the label that marks them.",
+            "masks of 0 and 255 are divided by 255; voxels to leave out need ignore_index, the label that marks them.",
             slack=inputs.PROBABILITY_SLACK if self.check_labels else inputs.OVERSHOOT,
         )
         if overshoot is not None:  # as MONAI does

@@ -269,14 +269,16 @@ class TopKCELoss(PlainCELoss):
             valid = (valid.unsqueeze(1) if loss.ndim == 3 else valid).expand_as(loss)
             loss = torch.where(valid, loss, -1)
         rows = loss.flatten(1) if self.per_image else loss.reshape(1, -1)
-        largest = rows.topk(max(1, int(rows.shape[1] * self.k / 100)), dim=1).values
+        largest = rows.topk(min(rows.shape[1], max(1, int(rows.shape[1] * self.k / 100))), dim=1).values
         if valid is None:
             counted = torch.ones_like(largest, dtype=torch.bool)
         else:
             number = (valid.reshape(len(rows), -1).sum(1, keepdim=True).double() * self.k / 100).floor().clamp_min(1)
             counted = (torch.arange(largest.shape[1], device=rows.device) < number) & (largest != -1)
         losses, numbers = voxel_sum(torch.where(counted, largest, 0)), counted.sum(1)
-        return (losses.sum() if self.reduction == "sum" else _ratio(losses, numbers).mean()).to(loss.dtype)
+        if self.reduction == "mean":
+            losses = _ratio(losses, numbers) / max(1, len(rows))  # a batch without items: 0
+        return losses.sum().to(loss.dtype)
 
 
 def _ratio(total: Tensor, share: Tensor) -> Tensor:

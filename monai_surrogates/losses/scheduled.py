@@ -163,10 +163,9 @@ class ScheduledLoss(_Loss):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The objective of the epoch, or in a ramp the weighted sum of two; the first batch is checked for all."""
-        if not torch.compiler.is_compiling():
-            self._ask_for_epoch(input)
-            if not self._checked:
-                self._check_first(input, target)
+        self._ask_for_epoch(input)
+        if not (self._checked or torch.compiler.is_compiling()):
+            self._check_first(input, target)
         first, *second = self._active
         loss: Tensor = self.parts[first](input, target)
         if not second:
@@ -227,7 +226,7 @@ class ScheduledLoss(_Loss):
         self._share = torch.tensor(weights[self._active[0]], dtype=torch.float64)
 
     def _ask_for_epoch(self, input: Tensor | Sequence[Tensor]) -> None:
-        # A loaded state has the epoch, and validation needs none; so only training without set_epoch is a mistake.
+        # Validation needs no epoch; only training without set_epoch is a mistake.
         first = input if isinstance(input, Tensor) else input[0]  # deep supervision gives a list
         if self._has_epoch or len(self.names) == 1 or not (torch.is_grad_enabled() and first.requires_grad):
             return
@@ -238,7 +237,7 @@ class ScheduledLoss(_Loss):
                 f"rank {dist.get_rank()}, which would stay with {' and '.join(self._active)} while the others go on; {cure} of "
                 "every rank (a multi-GPU overlay may cut the end of the list), or call set_epoch in each epoch."
             )
-        if not self._warned:
+        if not (self._warned or torch.compiler.is_compiling()):
             self._warned = True
             warn_user(
                 f"{type(self).__name__} stays with {' and '.join(self._active)} as long as nobody tells it the epoch; {cure}, "

@@ -16,7 +16,7 @@ from torch.nn.modules.loss import _Loss
 from monai_surrogates.core.activation import Activation, read_activation
 from monai_surrogates.core.inputs import Voxels
 from monai_surrogates.core.sums import voxel_sum
-from monai_surrogates.losses.arguments import SharedArguments, check_activation, named_flags, settings, warn_of_foreign
+from monai_surrogates.losses.arguments import SharedArguments, check_activation, named_flags, warn_of_foreign
 from monai_surrogates.losses.base import SurrogateLoss
 
 SHARED = tuple(name for name in SharedArguments.__annotations__ if name != "sync")
@@ -77,10 +77,6 @@ class WrappedLoss(SurrogateLoss):
     def _activation_of_theirs(self, num_channels: int) -> dict[str, Any]:
         """MONAI's argument for the activation."""
         return {"other_act": partial(_probabilities, self.activation)}
-
-    def extra_repr(self) -> str:
-        """The settings that differ from the defaults."""
-        return settings(self, self.declared)
 
     def excludes_background(self) -> bool:
         """Whether the background is left out."""

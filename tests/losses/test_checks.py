@@ -130,3 +130,11 @@ def test_arguments_that_do_not_fit_the_network_are_found_without_a_batch(loss, m
 @pytest.mark.parametrize("loss", [DiceLoss(), F.cross_entropy, SoftDiceLoss(**SOFTMAX, weight=[1.0, 2.0, 3.0])])
 def test_losses_that_fit_or_are_of_others_pass(loss):
     check_channels(loss, 3)
+
+
+@pytest.mark.parametrize("check_labels", [False, True])
+def test_a_fraction_in_a_removed_voxel_is_cropped_away(check_labels):
+    x, y = torch.zeros(1, 2, 4), torch.tensor([[[0.0, 1.0, 1.0, 254.6]]])
+    settings = {"softmax": True, "to_onehot_y": True, "ignore_index": 255, "check_labels": check_labels}
+    for cls in (SoftDiceLoss, LovaszSoftmaxLoss):  # warnings are errors
+        torch.testing.assert_close(cls(**settings)(x, y), cls(**settings)(x[..., :3], y[..., :3]))

@@ -87,3 +87,12 @@ def test_there_is_no_unreduced_form():
 def test_sync_is_named():
     with pytest.warns(UserWarning, match="TopKCELoss has no use for sync: not used"):
         TopKCELoss(**SOFTMAX, sync=True)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 3, 0)], ids=["no items", "no voxels"])
+def test_nothing_has_the_loss_0(shape, per_image):
+    x = torch.zeros(shape, requires_grad=True)
+    loss = TopKCELoss(softmax=True, to_onehot_y=True, per_image=per_image)(x, torch.zeros(shape[0], 1, shape[2]))
+    loss.backward()
+    assert loss == 0

@@ -1,6 +1,7 @@
 """MONAI's losses under this package's arguments have MONAI's values and gradients."""
 
 import warnings
+from itertools import permutations
 
 import pytest
 import torch
@@ -161,11 +162,8 @@ def test_logits_without_an_activation_are_refused(name):
         make_loss(name, to_onehot_y=True)(torch.full((1, 2, 4), -3.0), torch.zeros(1, 1, 4))
 
 
-@pytest.mark.parametrize("first", ["cross_entropy", *NAMES, "top_k_cross_entropy"])
-@pytest.mark.parametrize("second", [*NAMES, "top_k_cross_entropy"])
+@pytest.mark.parametrize(("first", "second"), [*permutations(["cross_entropy", *NAMES, "top_k_cross_entropy"], 2)])
 def test_they_stand_in_schedules(first, second):
-    if first == second:
-        return
     x, y = random_batch(0, (4, 5), 3, torch.float64)
     own = {name: loss_class(name).reads({"gamma": 1.0, "k": 20}) for name in (first, second)}
     loss = make_loss(f"{first}_to_{second}", **SOFTMAX, switch_epoch=1, **{**own[first], **own[second]})

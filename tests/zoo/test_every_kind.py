@@ -45,7 +45,7 @@ def trained(bundle: Callable[[str], Path]) -> Callable[[str], Outcomes]:
     """The outcomes of all cells of a kind, trained once in one process."""
 
     @cache
-    def trained(kind: str) -> Outcomes:
+    def outcomes_or_failure(kind: str) -> Outcomes | str:
         root = bundle(kind)
         output = root / "outcomes.json"
         cells = {
@@ -54,9 +54,17 @@ def trained(bundle: Callable[[str], Path]) -> Callable[[str], Outcomes]:
         process = CONTEXT.Process(target=train_cells, args=(KINDS[kind], str(root), cells, str(output)))
         process.start()
         process.join(300)
-        assert process.exitcode == 0, f"the process of {kind} ended with {process.exitcode}"
+        if process.exitcode is None:
+            process.kill()
+        if process.exitcode != 0:
+            return f"the process of {kind} ended with {process.exitcode} (None: not within 300 s)"
         outcomes: Outcomes = json.loads(output.read_text(encoding="utf-8"))
         return outcomes
+
+    def trained(kind: str) -> Outcomes:
+        found = outcomes_or_failure(kind)
+        assert not isinstance(found, str), found
+        return found
 
     return trained
 

@@ -109,9 +109,9 @@ def _slopes_at_labels(
         e, factor = exponentials_again(x, shaped_as(x, of_e), scale)
         factor = factor if v is None else factor * v
         g = shaped_as(x, of_g)
-        mean = of_p(e, factor, y.long(), own, slopes[0, items], slopes[1, items], g)
+        terms = of_p(e, factor, y.long(), own, slopes[0, items], slopes[1, items], g)
         torch.mul(e, g, out=out)
-        balance(out, e, factor, mean)
+        balance(out, e, factor, terms)
 
 
 def _slopes_by_masks(
@@ -144,13 +144,15 @@ def _slopes_of_p(
         out: the result, (b, C, n).
 
     Returns:
-        s, (b, n).
+        Σ_k p_k |a_k| + p_y |b_y|, (b, n): the rounding error of g_c − s, in units of eps.
     """
     a, b_y = of_volume.to(e.dtype), _at_labels(of_own.to(e.dtype), y)
-    mean = torch.bmm(a.unsqueeze(1), e).squeeze(1).mul_(factor).addcmul_(own, b_y)
+    mean, terms = torch.bmm(torch.stack([a, a.abs()], 1), e).mul_(factor.unsqueeze(1)).unbind(1)
+    mean.addcmul_(own, b_y)
+    terms.addcmul_(own, b_y.abs())
     torch.bmm(torch.stack([a, -torch.ones_like(a)], 2), torch.stack([factor, mean * factor], 1), out=out)
     out.scatter_add_(1, y.unsqueeze(1), b_y.mul_(factor).unsqueeze(1))
-    return mean
+    return terms
 
 
 def _slopes_of_squares(

@@ -107,17 +107,17 @@ def _shifted(x: Tensor, out: Tensor) -> Tensor:
     return torch.sub(x, x.amax(1, keepdim=True), out=out).clamp_(min=smallest).exp_()
 
 
-def balance(slopes: Tensor, e: Tensor, factor: Tensor | None, mean: Tensor) -> None:
+def balance(slopes: Tensor, e: Tensor, factor: Tensor | None, terms: Tensor) -> None:
     """The rounds of ``activation.softmax_slopes``, in place, where a tile needs them: where a network is sure.
 
     Args:
-        slopes: ∂L/∂x_c = p_c(g_c − s) with s = Σ_k p_k g_k of a tile, (b, C, n). Their rounding errors are eps times
-            Σ_k p_k |g_k|, which is no more than |s| and the sum of their own sizes.
+        slopes: ∂L/∂x_c = p_c(g_c − s) with s = Σ_k p_k g_k of a tile, with rounding errors of eps times ``terms``, (b, C, n).
         e: first factor of the probabilities p = e·factor, (b, C, n).
         factor: second factor, 0 for removed voxels, (b, n); None for 1.
-        mean: s, (b, n).
+        terms: size of the numbers whose difference gives the slopes, (b, n); where these are the g_c, |s| will do, because
+            Σ_k p_k |g_k| is no more than |s| and the sizes of the slopes.
     """
-    if _norm(mean) <= TOLERATED * _norm(slopes[:, 0]):
+    if _norm(terms) <= TOLERATED * _norm(slopes[:, 0]):
         return
     rounding = 8 * torch.finfo(slopes.dtype).eps
     for _ in range(ROUNDS):
