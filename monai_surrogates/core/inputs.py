@@ -243,11 +243,13 @@ def check_range(
     found = find_outside(values, num_classes or 2)
     if found is None:
         return
-    if found != found or num_classes is None:
+    is_nan = found != found
+    if is_nan or num_classes is None:
         expected = f"must hold {_kind(num_classes)}, but holds {found:g}"
     else:
         expected = f"holds the label {found:g}, but {num_classes} classes allow 0 to {num_classes - 1}"
-    cure = cures[found == found].format(value=found)
+    of_fraction, of_range = cures
+    cure = of_fraction if is_nan else of_range.format(value=found)
     if num_classes is not None and abs(found) == math.inf:  # no ignore_index is infinite
         cure = "correct the labels."
     raise ValueError(f"{name} {expected}; {cure}")

@@ -112,9 +112,8 @@ class WrappedLoss(SurrogateLoss):
 
     def _reduce(self, loss: Tensor, valid: Tensor | None, num_spatial: int) -> Tensor:
         """Σ loss/(K·N) over the batch, or as MONAI the sum over items and classes of Σ loss/N."""
-        loss = loss.reshape(*[1] * (num_spatial + 2 - loss.ndim), *loss.shape).flatten(
-            2
-        )  # MONAI's batch=True has no items
+        lacking = num_spatial + 2 - loss.ndim  # MONAI's batch=True has no items
+        loss = loss.reshape(*[1] * lacking, *loss.shape).flatten(2)
         per_class = voxel_sum(loss)
         number = per_class.new_full((len(loss), 1), loss.shape[2]) if valid is None else valid.sum(1, keepdim=True)
         if self.reduction == "sum":

@@ -14,7 +14,7 @@ from monai_surrogates._version import __version__
 LIBRARY: Any = Library("monai_surrogates", "DEF")  # type: ignore[no-untyped-call]  # torch's class has no types
 FUNCTIONS: dict[str, Callable[..., Any]] = {}  # operator -> its form on a CPU
 KERNELS: dict[tuple[str, str], int] = {}  # operator and device -> numbers from which on a kernel pays
-SMALL_BATCH = 2**14  # logits; below it a kernel's calls cost as much as torch's operators
+SMALL_BATCH = 2**14  # logits, or errors; below it a kernel's calls cost as much as torch's operators
 
 
 def implement(
